@@ -1,0 +1,1 @@
+"""Decide how much compute a query deserves: features, predictions, the choice under budgets, and learning them."""

@@ -1,0 +1,1 @@
+"""Serve: HTTP, engines, configuration, telemetry and the command line."""

@@ -1,0 +1,331 @@
+"""The data that flows between the stages, and the protocols that strategies are given.
+
+Every type here is frozen: a later stage never changes what an earlier one made.
+
+    HTTP body -> Query -> Features -> Predictions -> Allocation -> Candidates -> Answer -> HTTP body
+                                                                        \\-> Outcome -> store -> training
+
+Terms follow "Latency and Token-Aware Test-Time Compute" (arXiv 2509.09864): a *query* x, a *strategy* s
+(a method and its hyperparameters), and the utility U(s|x) = accuracy - token price * tokens - latency price * seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Json = Mapping[str, Any]
+Method = Literal["single", "majority_vote", "best_of_n", "beam_search"]
+CutShort = Literal["deadline", "tokens", "consensus", "engine_error"]
+SCORER_NAMES = ("mean_logprob", "self_certainty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one request may spend. `max_total_tokens` counts completion tokens over all candidates."""
+
+    max_total_tokens: int
+    deadline: float  # seconds on the monotonic clock; the last byte is due by then
+    strict: bool = False  # refuse when nothing fits, instead of cutting the smallest strategy to size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Shadow prices of the utility. Both may be zero; neither may be negative."""
+
+    token_price: float  # utility per 1,000 completion tokens (lambda_T)
+    latency_price: float  # utility per second (lambda_L)
+
+
+_SPEC = re.compile(r"(?P<method>[a-z_]+)(?:@(?P<size>[0-9]+(?:x[0-9]+)?))?(?::(?P<options>[a-z_:]+))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategySpec:
+    """One menu entry: a method and its hyperparameters.
+
+    Printed and parsed as `single`, `majority_vote@8`, `best_of_n@8`, `best_of_n@8:self_certainty:weighted`,
+    `beam_search@4x4` (width x expansion), `beam_search@4x4:self_certainty`.
+    """
+
+    method: Method
+    n: int = 1  # candidates drawn; for beam_search: beams kept (the width)
+    expansion: int = 1  # continuations grown from each live beam, beam_search only
+    scorer: str | None = None
+    weighted: bool = False  # best_of_n only: sum the scores of equal answers
+
+    @property
+    def draws(self) -> int:
+        """Sequences the engine runs at once for this strategy at its widest."""
+        return self.n * self.expansion
+
+    def __str__(self) -> str:
+        if self.method == "single":
+            return "single"
+        size = f"{self.n}x{self.expansion}" if self.method == "beam_search" else str(self.n)
+        options = ([self.scorer] if self.scorer and self.scorer != "mean_logprob" else []) + (
+            ["weighted"] if self.weighted else []
+        )
+        return ":".join([f"{self.method}@{size}", *options])
+
+    @classmethod
+    def parse(cls, text: str) -> StrategySpec:
+        """Read what `str` prints. Raises ValueError with a sentence that says what would be accepted."""
+        match = _SPEC.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{text[:80]!r} is not a strategy: write 'single', 'majority_vote@8', 'best_of_n@8' or 'beam_search@4x4'")
+        method, size = match["method"], match["size"]
+        options = [option for option in (match["options"] or "").split(":") if option]
+        if method == "single":
+            if size not in (None, "1") or options:
+                raise ValueError("'single' takes no size and no options")
+            return cls(method="single")
+        if method == "beam_search":
+            width, _, expansion = (size or "").partition("x")
+            if not width or not expansion:
+                raise ValueError("beam_search needs width x expansion, as in 'beam_search@4x4'")
+            n, grow = int(width), int(expansion)
+        elif method in ("majority_vote", "best_of_n"):
+            if size is None or "x" in size:
+                raise ValueError(f"{method} needs the number of candidates, as in '{method}@8'")
+            n, grow = int(size), 1
+        else:
+            raise ValueError(f"unknown method {method[:40]!r}: known are single, majority_vote, best_of_n, beam_search")
+        if n < 1 or grow < 1 or n * grow > 1024:
+            raise ValueError(f"{text[:80]!r}: sizes must be at least 1 and at most 1024 sequences in all")
+        weighted = "weighted" in options
+        scorers = [option for option in options if option != "weighted"]
+        if (weighted and method != "best_of_n") or (scorers and method == "majority_vote") or len(scorers) > 1:
+            raise ValueError(f"{text[:80]!r}: options are a scorer (best_of_n, beam_search) and 'weighted' (best_of_n)")
+        if scorers and scorers[0] not in SCORER_NAMES:
+            raise ValueError(f"unknown scorer {scorers[0][:40]!r}: known are {', '.join(SCORER_NAMES)}")
+        scorer = None if method == "majority_vote" else (scorers[0] if scorers else "mean_logprob")
+        return cls(method=method, n=n, expansion=grow, scorer=scorer, weighted=weighted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A chat-completion request as the later stages see it."""
+
+    id: str
+    model: str
+    messages: Sequence[Json]
+    sampling: Json  # body fields for the engine: temperature, top_p, stop, seed, response_format, unknown ones, ...
+    budget: Budget
+    prices: Prices
+    tools: Sequence[Json] = ()
+    max_tokens: int | None = None  # bound on one candidate, as the client asked
+    answers: int = 1  # OpenAI's n: how many answers the client wants back
+    logprobs: bool = False  # the client wants the returned answer's logprobs
+    top_logprobs: int = 0
+    arrived: float = 0.0  # monotonic seconds
+    requested: StrategySpec | None = None  # the strategy the client named, if any
+    profile: str = "balanced"
+
+    @property
+    def greedy(self) -> bool:
+        """Temperature 0: every draw would be the same, so only `single` makes sense."""
+        return self.sampling.get("temperature") == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """One row of the allocator's table. Tokens and seconds are for the whole strategy, all candidates."""
+
+    spec: StrategySpec
+    accuracy: float  # probability that the final answer is right, 0 to 1
+    tokens: float  # expected completion tokens
+    tokens_upper: float  # upper quantile of the same
+    seconds: float  # expected, under the load of now
+    seconds_upper: float
+    utility: float = 0.0
+    feasible: bool = True
+    reason: str = ""  # why it is not feasible, or not offered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """The decision: what to run, and why."""
+
+    spec: StrategySpec
+    predictions: Sequence[Prediction]
+    reason: str  # one sentence
+    decided_by: str  # "model", "prior" or "client"
+    model_version: str | None = None
+    fits: bool = True  # False: nothing on the menu fits the budget, so the smallest is cut to size
+
+    @property
+    def chosen(self) -> Prediction | None:
+        return next((row for row in self.predictions if row.spec == self.spec), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogprobSummary:
+    """Sums over the tokens of one generation, enough for every logprob-based score."""
+
+    tokens: int = 0
+    total: float = 0.0  # sum of the sampled tokens' log probabilities
+    certainty: float = 0.0  # sum over tokens of the mean of -log p over the reported top tokens
+    certain_tokens: int = 0  # tokens that came with top logprobs
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.tokens if self.tokens else float("-inf")
+
+    def __add__(self, other: LogprobSummary) -> LogprobSummary:
+        return LogprobSummary(
+            tokens=self.tokens + other.tokens,
+            total=self.total + other.total,
+            certainty=self.certainty + other.certainty,
+            certain_tokens=self.certain_tokens + other.certain_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """One piece of one choice, as it came from the engine."""
+
+    index: int  # choice within the call
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: Sequence[Json] = ()  # OpenAI tool-call deltas
+    tokens: int = 0  # completion tokens in this piece
+    logprobs: LogprobSummary | None = None
+    logprob_content: Sequence[Json] = ()  # OpenAI's logprobs.content entries
+    finish_reason: str | None = None  # set on the last piece
+    stop_reason: str | int | None = None  # which stop string ended it (vLLM)
+    prompt_tokens: int | None = None  # once per call, when the engine reports it
+    total_tokens: int | None = None  # the engine's own final count for this choice, corrects `tokens`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One generation, finished or cut."""
+
+    index: int  # order of drawing within the request
+    text: str
+    tokens: int
+    finish_reason: str | None  # None: cut before the engine finished it
+    reasoning: str = ""
+    tool_calls: Sequence[Json] = ()
+    logprobs: LogprobSummary | None = None
+    logprob_content: Sequence[Json] = ()
+    stop_reason: str | int | None = None
+    score: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        """The engine ended it by itself: only these may vote. Cut by length is not finished."""
+        return self.finish_reason is not None and self.finish_reason not in ("length", "abort", "repetition")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a strategy returns or publishes on the way: the winners, best first, and how sure the vote was."""
+
+    winners: Sequence[Candidate]
+    agreement: float | None = None  # share of the voting candidates that agree with the first winner
+    votes: Mapping[str, int] = field(default_factory=dict[str, int])  # answer -> candidates, largest first
+    candidates: int = 0  # candidates seen when this was published
+    cut_short: CutShort | None = None
+    note: str = ""  # a sentence for the operator, e.g. a scorer that fell back to the vote
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What happened: one row of the store, one example to learn from."""
+
+    query_id: str
+    allocation: Allocation
+    answer: Answer | None
+    completion_tokens: int  # everything generated
+    returned_tokens: int  # the part that was returned
+    prompt_tokens: int
+    seconds: float
+    first_token_seconds: float | None = None
+    candidates: Sequence[Candidate] = ()  # finished and cut, in order of drawing
+    error: str | None = None
+
+
+class EngineError(Exception):
+    """The engine refused or failed. Carries what the client should see.
+
+    status: HTTP status for the client; body: the engine's OpenAI-shaped error object, if it sent one.
+    """
+
+    def __init__(self, message: str, *, status: int = 502, body: Json | None = None, retry_after: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
+class Engine(Protocol):
+    """An inference server: vLLM, llama.cpp."""
+
+    @property
+    def max_n(self) -> int:
+        """Sequences one call may ask for."""
+        ...
+
+    def sample(
+        self,
+        query: Query,
+        *,
+        n: int,
+        max_tokens: int,
+        prefix: str = "",
+        stop: Sequence[str] = (),
+        top_logprobs: int | None = None,
+        seed_offset: int = 0,
+    ) -> AsyncGenerator[Delta, None]:
+        """Stream n choices in one call. Closing the generator stops the work on the engine.
+
+        prefix: text the assistant has already said, to be continued. top_logprobs: None asks for no logprobs.
+        Raises EngineError.
+        """
+        ...
+
+
+class Scorer(Protocol):
+    """Ranks candidates: higher is better. Scores of one call are comparable with each other only."""
+
+    needs_top_logprobs: int | None  # what sampling must ask the engine for
+
+    async def score(self, query: Query, candidates: Sequence[Candidate]) -> Sequence[float]: ...
+
+
+class Sampler(Protocol):
+    """An engine already metered against the request's budget: what strategies draw from."""
+
+    def draw(
+        self, query: Query, *, n: int, prefix: str = "", stop: Sequence[str] = (), max_tokens: int | None = None,
+        top_logprobs: int | None = None,
+    ) -> AsyncGenerator[Candidate, None]:
+        """Yield candidates as they end. Fewer than n, or none, when the token budget allows no more."""
+        ...
+
+    @property
+    def remaining(self) -> int:
+        """Completion tokens that may still be reserved."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a strategy works with."""
+
+    sampler: Sampler
+    scorer: Scorer | None
+    stop_threshold: float = 0.95  # posterior probability at which a vote counts as settled
+
+
+Publish = Callable[[Answer], None]
+
+
+class Strategy(Protocol):
+    """A plain async function: publishes every better answer as it has one, returns the last."""
+
+    async def __call__(self, query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer: ...
