@@ -1,0 +1,1 @@
+"""Engines: inference servers with an OpenAI-compatible API. Their differences are data, in `profile`."""

@@ -1,0 +1,1 @@
+"""What the operator sees: metrics and logs. Never prompts, answers or keys."""

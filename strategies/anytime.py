@@ -1,0 +1,70 @@
+"""Run a strategy so that there is always a best answer so far: at the deadline, at the budget, when the engine fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from strategies.answers import expected_form
+from strategies.sampling import MeteredSampler
+from strategies.types import Answer, Candidate, CutShort, EngineError, Query, Strategy, StrategySpec, Tools
+from strategies.voting import vote
+
+
+class NothingYet(Exception):
+    """The deadline came before a single token did."""
+
+
+async def run(
+    strategy: Strategy,
+    query: Query,
+    spec: StrategySpec,
+    tools: Tools,
+    sampler: MeteredSampler,
+    *,
+    deadline: float,
+) -> Answer:
+    """Run until the strategy ends or the deadline (monotonic seconds) comes, and return the best answer there is.
+
+    The work on the engine has been stopped when this returns. Raises EngineError if the engine failed before any
+    answer, NothingYet if the deadline came before any token.
+    """
+    best: Answer | None = None
+
+    def publish(answer: Answer) -> None:
+        nonlocal best
+        best = answer
+
+    cut: CutShort = "deadline"
+    note = ""
+    timer = asyncio.timeout(deadline - time.monotonic())
+    try:
+        async with timer:
+            answer = await strategy(query, spec, tools, publish)
+        if not answer.winners:
+            raise NothingYet("the token budget allowed no candidate")
+        short = answer.cut_short is None and sampler.cut_by_tokens
+        return replace(answer, cut_short="tokens") if short and _unfinished(answer) else answer
+    except TimeoutError:
+        if not timer.expired():
+            raise  # a timeout inside the strategy is a fault, not the deadline
+    except EngineError as error:
+        if best is None and not sampler.candidates:
+            raise
+        cut, note = "engine_error", str(error)
+    return _best_so_far(best, sampler.candidates, query, cut, note)
+
+
+def _unfinished(answer: Answer) -> bool:
+    return any(not candidate.finished for candidate in answer.winners)
+
+
+def _best_so_far(best: Answer | None, candidates: list[Candidate], query: Query, cut: CutShort, note: str) -> Answer:
+    """The last published answer; before the first one, the partial candidate that got furthest."""
+    if best is not None and best.winners:
+        return replace(best, cut_short=cut, note=note or best.note)
+    if not candidates:
+        raise NothingYet("no token had come when the deadline was reached")
+    partial = vote(candidates, form=expected_form(query), answers=query.answers)
+    return replace(partial, cut_short=cut, note=note)
