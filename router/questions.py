@@ -14,8 +14,8 @@ Message = Mapping[str, str]
 _GYM = "reasoning_gym:"
 GYM_MISSING = "the built-in questions need reasoning-gym: install apportion[calibrate]"
 
-# verifier kind -> the form that `extract` is told to look for; None: whatever the answer looks like
-_FORMS: Mapping[str, str | None] = {"number": "number", "choice": "choice", "word": None}
+# verifier kind -> what `strategies.answers.expected_form` says of such a question, so that verdicts and votes read alike
+_FORMS: Mapping[str, str | None] = {"number": None, "choice": "choice", "word": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

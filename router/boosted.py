@@ -1,0 +1,270 @@
+"""The learned predictor: LightGBM boosters with their calibration, as they are saved and loaded.
+
+Files of a model directory: LightGBM text files and one JSON; no pickles, so that a model can be read before it is
+trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import exp, log
+from pathlib import Path
+from typing import Any, cast
+
+import lightgbm as lgb
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from router.features import FEATURE_NAMES, FEATURES_VERSION, Features, extract
+from router.predictors import SPEC_FEATURES, spec_vector
+from router.questions import Question
+from router.speed import Load, Speed, seconds
+from strategies.types import Budget, Prediction, Prices, Query, StrategySpec
+
+Floats = NDArray[np.float64]
+QUANTILES = (0.1, 0.5, 0.9, 0.99)  # of log(1 + tokens) of one completion
+_MANIFEST = "model.json"
+
+
+class ModelError(Exception):
+    """A model directory that can't be used; the message says why."""
+
+
+def logit(p: float) -> float:
+    p = min(max(p, 1e-3), 1 - 1e-3)
+    return log(p / (1 - p))
+
+
+def sigmoid(z: Floats) -> Floats:
+    return 1.0 / (1.0 + np.exp(-z))
+
+
+def features_of(question: Question) -> Features:
+    """A calibration question's features: those of the request that a client would send for it."""
+    query = Query(
+        id=question.id,
+        model="",
+        messages=question.messages,
+        sampling={"temperature": 0.8},
+        budget=Budget(max_total_tokens=1, deadline=0.0),
+        prices=Prices(token_price=0.0, latency_price=0.0),
+        max_tokens=question.max_tokens,
+    )
+    return extract(query)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecMeans:
+    """One strategy's averages over the training questions: the paper's lookup table."""
+
+    accuracy: float
+    tokens: float
+    token_ratio: float  # tokens over draws * mean length of one sample: under 1 where the vote stops early
+    longest_ratio: float  # longest branch over the mean length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Maps from raw predictions to calibrated ones, fitted on held-out questions."""
+
+    accuracy_x: tuple[float, ...]
+    accuracy_y: tuple[float, ...]
+    tokens_factor: Mapping[StrategySpec, float]
+    seconds_factor: float
+    level: float  # of the upper bounds
+
+    @classmethod
+    def none(cls) -> Calibration:
+        return cls(accuracy_x=(0.0, 1.0), accuracy_y=(0.0, 1.0), tokens_factor={}, seconds_factor=1.0, level=0.9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boosted:
+    """Predicts with LightGBM. Implements `Predictor`."""
+
+    accuracy: lgb.Booster
+    mean_length: lgb.Booster
+    quantiles: Mapping[float, lgb.Booster]
+    first_token: lgb.Booster
+    per_token: lgb.Booster
+    means: Mapping[StrategySpec, SpecMeans]
+    calibration: Calibration
+    step_tokens: int
+    version: str | None
+
+    @property
+    def name(self) -> str:
+        return "model"
+
+    def calibrated(self, calibration: Calibration) -> Boosted:
+        return replace(self, calibration=calibration)
+
+    def predict(
+        self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
+    ) -> Sequence[Prediction]:
+        return self.predict_vector(np.array(features.vector()), specs, load, max_tokens=max_tokens)
+
+    def predict_vector(
+        self, vector: Floats, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
+    ) -> list[Prediction]:
+        """`vector`: features in FEATURE_NAMES' order, shape (features,). Strategies that were never recorded get a
+        row with a reason, so that they are not chosen on a guess."""
+        known = [spec for spec in specs if spec in self.means]
+        accuracy = dict(zip(known, self._accuracy(vector, known), strict=True)) if known else {}
+        row = vector[None, :]
+        mean = min(float(_predict(self.mean_length, row)[0]), max_tokens)
+        upper = min(self._upper_length(row), max_tokens)
+        prompt = vector[FEATURE_NAMES.index("prompt_tokens")]
+        speeds = self._speeds(prompt, load, known)
+        return [
+            self._row(spec, accuracy[spec], mean, upper, speeds[spec], max_tokens)
+            if spec in accuracy
+            else _unknown(spec)
+            for spec in specs
+        ]
+
+    def _accuracy(self, vector: Floats, specs: Sequence[StrategySpec]) -> Floats:
+        rows = np.array([[*vector, *spec_vector(spec)] for spec in specs])
+        start = np.array([logit(self.means[spec].accuracy) for spec in specs])
+        raw = sigmoid(_predict(self.accuracy, rows, raw=True) + start)
+        return np.interp(raw, self.calibration.accuracy_x, self.calibration.accuracy_y)
+
+    def _upper_length(self, row: Floats) -> float:
+        """Upper quantile of one completion's tokens; the boosters are made non-crossing by sorting."""
+        logs = sorted(float(_predict(self.quantiles[q], row)[0]) for q in QUANTILES)
+        return exp(logs[QUANTILES.index(0.9)]) - 1
+
+    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
+        """Seconds of one engine call under that load."""
+        return self._speed_rows(np.array([[prompt_tokens, running, added]], dtype=float))[0]
+
+    def _speed_rows(self, rows: Floats) -> list[Speed]:
+        first, each = _predict(self.first_token, rows), _predict(self.per_token, rows)
+        return [Speed(first_token=exp(a), per_token=exp(b)) for a, b in zip(first, each, strict=True)]
+
+    def _speeds(self, prompt: float, load: Load, specs: Sequence[StrategySpec]) -> dict[StrategySpec, Speed]:
+        sizes = list(dict.fromkeys(spec.draws for spec in specs))
+        if not sizes:
+            return {}
+        speeds = self._speed_rows(np.array([[prompt, load.running, size] for size in sizes], dtype=float))
+        by_size = {
+            size: Speed(first_token=s.first_token * load.correction, per_token=s.per_token * load.correction)
+            for size, s in zip(sizes, speeds, strict=True)
+        }
+        return {spec: by_size[spec.draws] for spec in specs}
+
+    def _row(
+        self, spec: StrategySpec, accuracy: float, mean: float, upper: float, speed: Speed, max_tokens: int
+    ) -> Prediction:
+        means = self.means[spec]
+        cap = float(max_tokens * spec.draws)
+        # the ratios of one sample and of the whole keep both monotone in n
+        factor = self.calibration.tokens_factor.get(spec, 1.0)
+        longest = min(mean * means.longest_ratio, max_tokens)
+        longest_upper = min(max(upper, longest) * max(1.0, means.longest_ratio), max_tokens)
+        return Prediction(
+            spec=spec,
+            accuracy=float(accuracy),
+            tokens=min(mean * spec.draws * means.token_ratio, cap),
+            tokens_upper=min(max(upper, mean) * spec.draws * means.token_ratio * factor, cap),
+            seconds=seconds(spec, speed, longest=longest, step_tokens=self.step_tokens),
+            seconds_upper=seconds(spec, speed, longest=longest_upper, step_tokens=self.step_tokens)
+            * self.calibration.seconds_factor,
+        )
+
+    def save(self, directory: Path) -> str:
+        """Write the model's files and return its version, a hash of their content."""
+        directory.mkdir(parents=True, exist_ok=True)
+        texts = {name: _text(booster) for name, booster in self._boosters().items()}
+        manifest = {
+            "features_version": FEATURES_VERSION,
+            "feature_names": FEATURE_NAMES,
+            "spec_features": SPEC_FEATURES,
+            "step_tokens": self.step_tokens,
+            "means": {str(spec): asdict(means) for spec, means in self.means.items()},
+            "calibration": {
+                **asdict(replace(self.calibration, tokens_factor={})),
+                "tokens_factor": {str(spec): f for spec, f in self.calibration.tokens_factor.items()},
+            },
+        }
+        digest = hashlib.sha256(orjson.dumps([manifest, texts], option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+        for name, text in texts.items():
+            (directory / f"{name}.txt").write_text(text)
+        manifest = {"version": digest, **manifest}
+        (directory / _MANIFEST).write_bytes(orjson.dumps(manifest, option=orjson.OPT_INDENT_2) + b"\n")
+        return digest
+
+    def _boosters(self) -> dict[str, lgb.Booster]:
+        return {
+            "accuracy": self.accuracy,
+            "mean_length": self.mean_length,
+            **{f"length_q{int(q * 100):02d}": booster for q, booster in self.quantiles.items()},
+            "first_token": self.first_token,
+            "per_token": self.per_token,
+        }
+
+    @classmethod
+    def load(cls, directory: Path) -> Boosted:
+        """Raises ModelError when files are missing, broken, or made for other features."""
+        try:
+            manifest = cast("dict[str, Any]", orjson.loads((directory / _MANIFEST).read_bytes()))
+        except FileNotFoundError as error:
+            raise ModelError(f"no model in {directory}: {_MANIFEST} is missing (make one with `apportion train`)") from error
+        except orjson.JSONDecodeError as error:
+            raise ModelError(f"{directory / _MANIFEST} is not JSON") from error
+        if manifest.get("features_version") != FEATURES_VERSION or tuple(manifest["feature_names"]) != FEATURE_NAMES:
+            raise ModelError(
+                f"the model in {directory} was trained on other query features (version "
+                f"{manifest.get('features_version')}, this program computes {FEATURES_VERSION}): train it again"
+            )
+        if tuple(manifest["spec_features"]) != SPEC_FEATURES:
+            raise ModelError(f"the model in {directory} was trained on other strategy features: train it again")
+        calibration = manifest["calibration"]
+        return cls(
+            accuracy=_booster(directory, "accuracy"),
+            mean_length=_booster(directory, "mean_length"),
+            quantiles={q: _booster(directory, f"length_q{int(q * 100):02d}") for q in QUANTILES},
+            first_token=_booster(directory, "first_token"),
+            per_token=_booster(directory, "per_token"),
+            means={StrategySpec.parse(spec): SpecMeans(**means) for spec, means in manifest["means"].items()},
+            calibration=Calibration(
+                accuracy_x=tuple(calibration["accuracy_x"]),
+                accuracy_y=tuple(calibration["accuracy_y"]),
+                tokens_factor={StrategySpec.parse(spec): f for spec, f in calibration["tokens_factor"].items()},
+                seconds_factor=calibration["seconds_factor"],
+                level=calibration["level"],
+            ),
+            step_tokens=manifest["step_tokens"],
+            version=manifest["version"],
+        )
+
+
+def _unknown(spec: StrategySpec) -> Prediction:
+    return Prediction(
+        spec=spec,
+        accuracy=0.0,
+        tokens=0.0,
+        tokens_upper=0.0,
+        seconds=0.0,
+        seconds_upper=0.0,
+        reason="the loaded model has no recorded outcomes of it",
+    )
+
+
+def _predict(booster: lgb.Booster, rows: Floats, *, raw: bool = False) -> Floats:
+    # one thread: a handful of rows take longer to hand out than to predict
+    return cast("Floats", booster.predict(rows, raw_score=raw, num_threads=1))
+
+
+def _text(booster: lgb.Booster) -> str:
+    return booster.model_to_string()
+
+
+def _booster(directory: Path, name: str) -> lgb.Booster:
+    try:
+        return lgb.Booster(model_str=(directory / f"{name}.txt").read_text())
+    except (FileNotFoundError, lgb.basic.LightGBMError) as error:
+        raise ModelError(f"{directory / name}.txt is missing or no LightGBM model") from error

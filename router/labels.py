@@ -1,0 +1,144 @@
+"""What each strategy would have done on a recorded pool: accuracy, tokens and longest branch, by resampling.
+
+Many random orders of the pool, without replacement, follow the strategies' own rules: blank and cut answers never
+vote, and a settled vote stops the sequences that are still running. All sequences of a wave advance together, so one
+that is stopped has spent about as many tokens as the one that settled the vote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.pools import Pool
+from strategies.stopping import cannot_change, lead_posterior
+from strategies.types import StrategySpec
+
+Floats = NDArray[np.float64]
+ORDERS = 200  # random orders a pool: standard error of a label under 0.02 after ties and repetitions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One strategy on one question, over the random orders."""
+
+    accuracy: float  # mean success rate: a soft label, not one 0/1 draw
+    tokens: Floats  # completion tokens of each order, shape (orders,)
+    longest: Floats  # tokens of the longest sequence of each order, shape (orders,)
+
+    @property
+    def mean_tokens(self) -> float:
+        return float(self.tokens.mean())
+
+    @property
+    def mean_longest(self) -> float:
+        return float(self.longest.mean())
+
+
+@lru_cache(maxsize=4096)
+def _settled(leader: int, second: int, outstanding: int, threshold: float) -> bool:
+    return cannot_change((leader, second), outstanding) or lead_posterior(leader, second) >= threshold
+
+
+class PoolLabels:
+    """Labels of one pool. Deterministic: the orders follow from the question's id."""
+
+    def __init__(self, pool: Pool, *, orders: int = ORDERS, stop_threshold: float = 0.95) -> None:
+        samples = pool.samples
+        self.pool = pool
+        self.size = len(samples)
+        self._threshold = stop_threshold
+        self._correct = np.array([sample.correct for sample in samples])
+        self._tokens = np.array([float(sample.tokens) for sample in samples])
+        names = {answer: i for i, answer in enumerate(dict.fromkeys(s.answer for s in samples if s.answer is not None))}
+        self._answers = np.array([-1 if s.answer is None else names[s.answer] for s in samples])
+        self._scores = {
+            "mean_logprob": np.exp(np.array([sample.mean_logprob for sample in samples])),
+            "self_certainty": np.array([sample.certainty for sample in samples]),
+        }
+        rng = np.random.default_rng(crc32(pool.question.id.encode()))
+        self._orders = np.array([rng.permutation(self.size) for _ in range(orders)])
+
+    def label(self, spec: StrategySpec) -> Label | None:
+        """None when the pool can't tell: more candidates than samples, or a strategy that was not run on it."""
+        if spec.method == "beam_search":
+            return self._recorded(spec)
+        if spec.n > self.size:
+            return None
+        if spec.method == "single":
+            return Label(accuracy=float(self._correct.mean()), tokens=self._tokens, longest=self._tokens)
+        results = np.array([self._play(spec, order[: spec.n]) for order in self._orders])
+        return Label(accuracy=float(results[:, 0].mean()), tokens=results[:, 1], longest=results[:, 2])
+
+    def _recorded(self, spec: StrategySpec) -> Label | None:
+        runs = [run for run in self.pool.runs if run.spec == str(spec)]
+        if not runs:
+            return None
+        tokens = np.array([float(run.tokens) for run in runs])
+        return Label(
+            accuracy=float(np.mean([run.correct for run in runs])), tokens=tokens, longest=tokens / spec.draws
+        )
+
+    def _play(self, spec: StrategySpec, drawn: NDArray[np.intp]) -> tuple[float, float, float]:
+        tokens = self._tokens[drawn]
+        if spec.method == "majority_vote":
+            winner, stopped = self._vote(drawn)
+            return winner, float(np.minimum(tokens, stopped).sum()), float(min(tokens.max(), stopped))
+        return self._best(spec, drawn), float(tokens.sum()), float(tokens.max())
+
+    def _vote(self, drawn: NDArray[np.intp]) -> tuple[float, float]:
+        """Correctness of the winner, and the sequence length at which the vote was settled."""
+        finishing = drawn[np.argsort(self._tokens[drawn], kind="stable")]
+        counts: dict[int, int] = {}
+        first: dict[int, int] = {}
+        stopped = float("inf")
+        for seen, index in enumerate(finishing, start=1):
+            answer = int(self._answers[index])
+            if answer >= 0:
+                counts[answer] = counts.get(answer, 0) + 1
+                first.setdefault(answer, int(index))
+                leader, second = _top_two(counts)
+                if seen < len(drawn) and _settled(leader, second, len(drawn) - seen, self._threshold):
+                    stopped = float(self._tokens[index])
+                    break
+        if not counts:
+            return 0.0, stopped
+        top = max(counts.values())
+        tied = [answer for answer, count in counts.items() if count == top]
+        return float(np.mean([self._correct[first[answer]] for answer in tied])), stopped
+
+    def _best(self, spec: StrategySpec, drawn: NDArray[np.intp]) -> float:
+        voters = drawn[self._answers[drawn] >= 0]
+        if not len(voters):
+            return 0.0
+        scores = self._scores[spec.scorer or "mean_logprob"][voters]
+        if not spec.weighted:
+            return float(self._correct[voters[int(scores.argmax())]])
+        answers = self._answers[voters]
+        sums = np.bincount(answers, weights=scores)
+        return float(self._correct[voters[int(np.argmax(answers == sums.argmax()))]])
+
+
+def _top_two(counts: dict[int, int]) -> tuple[int, int]:
+    leader = second = 0
+    for count in counts.values():
+        if count > leader:
+            leader, second = count, leader
+        elif count > second:
+            second = count
+    return leader, second
+
+
+def label_table(pools: Sequence[Pool], menu: Sequence[StrategySpec]) -> list[dict[StrategySpec, Label]]:
+    """For every pool the strategies it has outcomes for."""
+    table: list[dict[StrategySpec, Label]] = []
+    for pool in pools:
+        labels = PoolLabels(pool)
+        row = {spec: labels.label(spec) for spec in menu}
+        table.append({spec: label for spec, label in row.items() if label is not None})
+    return table

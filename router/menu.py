@@ -1,0 +1,34 @@
+"""The menu: the strategies the allocator chooses from, and which of them a query can be offered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from strategies.types import Query, StrategySpec
+
+SINGLE = StrategySpec(method="single")
+
+
+def parse_menu(entries: Sequence[str]) -> tuple[StrategySpec, ...]:
+    """Menu entries in order, without repetitions. Raises ValueError that names the bad entry."""
+    specs = dict.fromkeys(StrategySpec.parse(entry) for entry in entries)
+    if not specs:
+        raise ValueError("a menu needs at least one strategy")
+    return tuple(specs)
+
+
+def not_offered(spec: StrategySpec, query: Query, *, max_candidates: int) -> str:
+    """Why a query can't have this entry; empty when it can."""
+    if spec.method == "single":
+        return ""
+    if query.greedy:
+        return "temperature 0 makes every candidate the same"
+    if spec.draws > max_candidates:
+        return f"{spec.draws} sequences are over the operator's limit of {max_candidates}"
+    if spec.n < query.answers:
+        return f"{query.answers} answers were asked for"
+    if spec.method == "beam_search" and query.tools:
+        return "tool calls can't be continued step by step"
+    if spec.method == "beam_search" and query.sampling.get("response_format"):
+        return "structured output can't be continued step by step"
+    return ""

@@ -1,0 +1,87 @@
+"""Predictors: features and a menu in, one row of predictions a menu entry out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log2
+from typing import Protocol
+
+from router.features import Features
+from router.speed import Load, Speed, seconds
+from strategies.types import Prediction, StrategySpec
+
+_BY_METHOD = ("single", "majority_vote", "best_of_n", "beam_search")
+SPEC_FEATURES = (
+    *(f"is_{method}" for method in _BY_METHOD),
+    "log2_n",
+    "log2_draws",
+    "expansion",
+    "weighted",
+    "scores_self_certainty",
+)
+
+
+class Predictor(Protocol):
+    """Predicts accuracy, tokens and seconds of strategies on a query."""
+
+    @property
+    def name(self) -> str:
+        """Who decides: "model" or "prior"."""
+        ...
+
+    @property
+    def version(self) -> str | None: ...
+
+    def predict(
+        self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
+    ) -> Sequence[Prediction]:
+        """One row a spec, in order. max_tokens: what one candidate may have at most."""
+        ...
+
+
+def spec_vector(spec: StrategySpec) -> list[float]:
+    """A menu entry as numbers, in the order of SPEC_FEATURES."""
+    return [
+        *(float(spec.method == method) for method in _BY_METHOD),
+        log2(spec.n),
+        log2(spec.draws),
+        float(spec.expansion),
+        float(spec.weighted),
+        float(spec.scorer == "self_certainty"),
+    ]
+
+
+class Prior:
+    """What decides while no model is loaded. Rules of thumb, and said to be so: `decided_by` is "prior".
+
+    Accuracy: one sample is right half of the time, and more candidates add up to .12, each doubling less than the
+    one before, a little more with a scorer and with beam search (the order found by Snell et al. 2024). Tokens: a
+    candidate uses a third of what it may, at most 256; nine of ten use no more than three times that. Seconds: half
+    a second to the first token and 20 ms for each after it, until the online correction knows better.
+    """
+
+    name = "prior"
+    version: str | None = None
+
+    def __init__(self, *, step_tokens: int = 32) -> None:
+        self._step_tokens = step_tokens
+
+    def predict(
+        self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
+    ) -> Sequence[Prediction]:
+        return [self._row(spec, load, max_tokens=max_tokens) for spec in specs]
+
+    def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int) -> Prediction:
+        each = min(256.0, max(1.0, max_tokens / 3))
+        gain = 0.12 * (1 - 1 / spec.draws)
+        better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
+        crowd = (1 + (load.running + spec.draws) / 32) * load.correction
+        speed = Speed(first_token=0.5 * crowd, per_token=0.02 * crowd)
+        return Prediction(
+            spec=spec,
+            accuracy=0.5 + gain + better,
+            tokens=each * spec.draws,
+            tokens_upper=min(3 * each, max_tokens) * spec.draws,
+            seconds=seconds(spec, speed, longest=each, step_tokens=self._step_tokens),
+            seconds_upper=seconds(spec, speed, longest=min(3 * each, max_tokens), step_tokens=self._step_tokens),
+        )

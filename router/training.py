@@ -1,0 +1,270 @@
+"""Learn the predictors from pools: LightGBM boosters, calibration, and a card that says what they are worth.
+
+Cross-fitting: the calibration maps and every held-out figure come from predictions on questions that the predicting
+booster has not seen; the boosters that are saved are then fitted on all of them. Same pools, same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+
+from router.boosted import QUANTILES, Boosted, Calibration, SpecMeans, features_of, logit
+from router.labels import Label, label_table
+from router.pools import Call, Pool
+from router.predictors import spec_vector
+from router.speed import Load
+from strategies.types import StrategySpec
+
+Floats = NDArray[np.float64]
+FOLDS = 5
+_COMMON: Mapping[str, Any] = {
+    "verbosity": -1,
+    "seed": 7,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "learning_rate": 0.05,
+    "lambda_l2": 10.0,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+}
+ACCURACY: Mapping[str, Any] = {**_COMMON, "objective": "cross_entropy", "num_leaves": 12, "min_data_in_leaf": 60}
+LENGTH: Mapping[str, Any] = {**_COMMON, "num_leaves": 8, "min_data_in_leaf": 100}
+SPEED: Mapping[str, Any] = {
+    **_COMMON,
+    "objective": "regression_l1",
+    "num_leaves": 8,
+    "min_data_in_leaf": 10,
+    "lambda_l2": 1.0,
+    "feature_fraction": 1.0,
+    "monotone_constraints": [1, 1, 1],  # more to read and more company never make it faster
+}
+ROUNDS = 220
+FEWEST_POOLS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Pools as training data: one entry a question, in the pools' order."""
+
+    pools: Sequence[Pool]
+    features: Floats  # (questions, features)
+    labels: Sequence[Mapping[StrategySpec, Label]]
+
+    def __len__(self) -> int:
+        return len(self.pools)
+
+    def subset(self, rows: Sequence[int]) -> Examples:
+        return Examples(
+            pools=[self.pools[i] for i in rows],
+            features=self.features[list(rows)],
+            labels=[self.labels[i] for i in rows],
+        )
+
+
+def examples(pools: Sequence[Pool], menu: Sequence[StrategySpec]) -> Examples:
+    """Raises ValueError when there are too few questions to learn from."""
+    if len(pools) < FEWEST_POOLS:
+        raise ValueError(f"{len(pools)} questions are too few to train on: record at least {FEWEST_POOLS}")
+    vectors = np.array([features_of(pool.question).vector() for pool in pools])
+    return Examples(pools=pools, features=vectors, labels=label_table(pools, menu))
+
+
+def folds(pools: Sequence[Pool], k: int = FOLDS, *, by: Callable[[Pool], str] | None = None) -> list[list[int]]:
+    """Questions in k parts of equal mix: each family is dealt out in turn. `by`: whole groups go into one part."""
+    parts: list[list[int]] = [[] for _ in range(k)]
+    if by is not None:
+        groups = list(dict.fromkeys(by(pool) for pool in pools))
+        for i, pool in enumerate(pools):
+            parts[groups.index(by(pool)) % k].append(i)
+        return parts
+    order = sorted(range(len(pools)), key=lambda i: (pools[i].question.family, pools[i].question.id))
+    for place, i in enumerate(order):
+        parts[place % k].append(i)
+    return [sorted(part) for part in parts]
+
+
+def fit(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> Boosted:
+    """Boosters on all the examples, without calibration."""
+    means = spec_means(data, menu)
+    rows, specs, targets = accuracy_rows(data, menu)
+    init = np.array([logit(means[spec].accuracy) for spec in specs])
+    accuracy = lgb.train(dict(ACCURACY), lgb.Dataset(rows, targets, init_score=init, free_raw_data=True), ROUNDS)
+    lengths = np.array([sample.tokens for pool in data.pools for sample in pool.samples], dtype=float)
+    owners = np.repeat(data.features, [len(pool.samples) for pool in data.pools], axis=0)
+    mean_length = lgb.train({**LENGTH, "objective": "poisson"}, lgb.Dataset(owners, lengths), ROUNDS)
+    quantiles = {
+        q: lgb.train({**LENGTH, "objective": "quantile", "alpha": q}, lgb.Dataset(owners, np.log1p(lengths)), ROUNDS)
+        for q in QUANTILES
+    }
+    calls = [call for pool in data.pools for call in pool.calls]
+    first_token, per_token = fit_speed(calls)
+    return Boosted(
+        accuracy=accuracy,
+        mean_length=mean_length,
+        quantiles=quantiles,
+        first_token=first_token,
+        per_token=per_token,
+        means=means,
+        calibration=Calibration.none(),
+        step_tokens=step_tokens,
+        version="uncalibrated",
+    )
+
+
+def fit_speed(calls: Sequence[Call]) -> tuple[lgb.Booster, lgb.Booster]:
+    """log seconds to the first token, and log seconds per token after it. Raises ValueError without calls."""
+    usable = [call for call in calls if call.longest > 1]
+    if not usable:
+        raise ValueError("the pools hold no timed engine calls to learn the engine's speed from")
+    rows = np.array([[call.prompt_tokens, call.running, call.added] for call in usable], dtype=float)
+    first = np.log([max(call.first_token_seconds, 1e-4) for call in usable])
+    each = np.log([max((call.seconds - call.first_token_seconds) / (call.longest - 1), 1e-5) for call in usable])
+    return (
+        lgb.train(dict(SPEED), lgb.Dataset(rows, first), ROUNDS),
+        lgb.train(dict(SPEED), lgb.Dataset(rows, each), ROUNDS),
+    )
+
+
+def spec_means(data: Examples, menu: Sequence[StrategySpec]) -> dict[StrategySpec, SpecMeans]:
+    """For every entry of the menu that some question has an outcome for."""
+    means: dict[StrategySpec, SpecMeans] = {}
+    for spec in menu:
+        known = [(pool, row[spec]) for pool, row in zip(data.pools, data.labels, strict=True) if spec in row]
+        if not known:
+            continue
+        lengths = np.array([np.mean([sample.tokens for sample in pool.samples]) for pool, _ in known])
+        tokens = np.array([label.mean_tokens for _, label in known])
+        longest = np.array([label.mean_longest for _, label in known])
+        means[spec] = SpecMeans(
+            accuracy=float(np.mean([label.accuracy for _, label in known])),
+            tokens=float(tokens.mean()),
+            token_ratio=float(tokens.sum() / (spec.draws * lengths.sum())),
+            longest_ratio=float(longest.sum() / lengths.sum()),
+        )
+    return means
+
+
+def accuracy_rows(data: Examples, menu: Sequence[StrategySpec]) -> tuple[Floats, list[StrategySpec], Floats]:
+    """One row a (question, strategy) with an outcome: features, the strategies, the soft labels."""
+    pairs = [(i, spec) for i, row in enumerate(data.labels) for spec in menu if spec in row]
+    rows = np.array([[*data.features[i], *spec_vector(spec)] for i, spec in pairs])
+    return rows, [spec for _, spec in pairs], np.array([data.labels[i][spec].accuracy for i, spec in pairs])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Predictions for questions the predicting boosters have not seen, beside what happened."""
+
+    question: NDArray[np.int_]  # index into the examples
+    spec: Sequence[StrategySpec]
+    raw_accuracy: Floats  # before calibration
+    accuracy: Floats  # label
+    tokens_predicted: Floats
+    tokens_upper: Floats  # before conformal correction
+    tokens: Sequence[Floats]  # label draws
+
+
+def held_out(
+    data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int, parts: Sequence[Sequence[int]]
+) -> tuple[HeldOut, list[Boosted]]:
+    """Cross-fitted predictions, and the boosters of every fold."""
+    collected: list[tuple[int, StrategySpec, float, float, float]] = []
+    boosters: list[Boosted] = []
+    everything = set(range(len(data)))
+    for part in parts:
+        model = fit(data.subset(sorted(everything - set(part))), menu, step_tokens=step_tokens)
+        boosters.append(model)
+        for i in part:
+            specs = [spec for spec in menu if spec in data.labels[i] and spec in model.means]
+            cap = data.pools[i].question.max_tokens
+            predicted = model.predict_vector(data.features[i], specs, Load(), max_tokens=cap)
+            collected += [(i, row.spec, row.accuracy, row.tokens, row.tokens_upper) for row in predicted]
+    collected.sort(key=lambda row: row[0])
+    return (
+        HeldOut(
+            question=np.array([row[0] for row in collected]),
+            spec=[row[1] for row in collected],
+            raw_accuracy=np.array([row[2] for row in collected]),
+            accuracy=np.array([data.labels[row[0]][row[1]].accuracy for row in collected]),
+            tokens_predicted=np.array([row[3] for row in collected]),
+            tokens_upper=np.array([row[4] for row in collected]),
+            tokens=[data.labels[row[0]][row[1]].tokens for row in collected],
+        ),
+        boosters,
+    )
+
+
+def isotonic(predicted: Floats, actual: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Pool adjacent violators: the non-decreasing map from predicted to actual, as points to interpolate between."""
+    order = np.argsort(predicted, kind="stable")
+    blocks: list[list[float]] = []  # sum of x, sum of y, weight
+    for x, y in zip(predicted[order], actual[order], strict=True):
+        blocks.append([float(x), float(y), 1.0])
+        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
+            x2, y2, w2 = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + x2, blocks[-1][1] + y2, blocks[-1][2] + w2]
+    xs = tuple(round(block[0] / block[2], 6) for block in blocks)
+    ys = tuple(round(block[1] / block[2], 6) for block in blocks)
+    return xs, ys
+
+
+def conformal_factor(upper: Floats, actual: Sequence[Floats], level: float) -> float:
+    """The factor on predicted upper bounds that makes a share `level` of held-out outcomes stay under them."""
+    ratios = np.concatenate([draws / bound for draws, bound in zip(actual, upper, strict=True)])
+    questions = len(actual)
+    corrected = min(1.0, level * (questions + 1) / questions)
+    return float(np.quantile(ratios, corrected, method="higher"))
+
+
+def calibrate(scores: HeldOut, data: Examples, *, level: float, speed_error: Floats) -> Calibration:
+    """Isotonic map of accuracy, conformal factors of tokens per strategy and of seconds."""
+    xs, ys = isotonic(scores.raw_accuracy, scores.accuracy)
+    factors: dict[StrategySpec, float] = {}
+    for spec in dict.fromkeys(scores.spec):
+        rows = [i for i, other in enumerate(scores.spec) if other == spec]
+        factors[spec] = conformal_factor(scores.tokens_upper[rows], [scores.tokens[i] for i in rows], level)
+    return Calibration(
+        accuracy_x=xs,
+        accuracy_y=ys,
+        tokens_factor=factors,
+        seconds_factor=float(np.quantile(speed_error, level, method="higher")) if len(speed_error) else 1.5,
+        level=level,
+    )
+
+
+def speed_errors(data: Examples, boosters: Sequence[Boosted], parts: Sequence[Sequence[int]]) -> Floats:
+    """Actual over predicted seconds of every timed call, each predicted by a booster that has not seen it."""
+    ratios: list[float] = []
+    for model, part in zip(boosters, parts, strict=True):
+        for i in part:
+            for call in data.pools[i].calls:
+                speed = model.speed(call.prompt_tokens, call.running, call.added)
+                ratios.append(call.seconds / (speed.first_token + call.longest * speed.per_token))
+    return np.array(ratios)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    model: Boosted
+    scores: HeldOut
+    speed_error: Floats  # actual over predicted seconds of held-out calls
+    data: Examples
+
+
+def train(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, step_tokens: int, level: float = 0.9) -> Trained:
+    """Everything: boosters on all the pools, calibration and figures from cross-fitting. Raises ValueError."""
+    data = examples(pools, menu)
+    parts = folds(data.pools)
+    scores, boosters = held_out(data, menu, step_tokens=step_tokens, parts=parts)
+    errors = speed_errors(data, boosters, parts)
+    calibration = calibrate(scores, data, level=level, speed_error=errors)
+    model = fit(data, menu, step_tokens=step_tokens).calibrated(calibration)
+    return Trained(model=model, scores=scores, speed_error=errors, data=data)

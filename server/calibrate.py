@@ -1,0 +1,252 @@
+"""Record pools: ask an engine every calibration question many times, and judge what comes back.
+
+Resumable: every finished question is one line of `<out>.partial`, written at once; a later run goes on after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from router.pools import Call, Pool, Run, Sample, write_pools
+from router.questions import Question, verify
+from server.backends.openai import CallStats, OpenAIEngine
+from strategies.answers import answer_of, expected_form
+from strategies.anytime import run
+from strategies.beam_search import Steps
+from strategies.ledger import Ledger
+from strategies.registry import strategies
+from strategies.sampling import MeteredSampler
+from strategies.scorers import SCORERS
+from strategies.types import Budget, Candidate, Prices, Query, StrategySpec, Tools
+
+_TOP_LOGPROBS = 5
+_DEADLINE = 300.0  # seconds for one wave or one run; an engine slower than that is broken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to record for each question."""
+
+    samples: int = 16
+    runs: tuple[StrategySpec, ...] = ()  # strategies that can't be derived from samples
+    sampling: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.8})
+    steps: Steps = field(default_factory=Steps)
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    done: int
+    total: int
+    started_with: int  # questions that were there already
+    seconds: float
+    correct: float  # mean correctness of the last question's samples
+    family: str
+
+    def __str__(self) -> str:
+        fresh = self.done - self.started_with
+        left = (self.total - self.done) * self.seconds / fresh if fresh else 0.0
+        return (
+            f"{self.done}/{self.total} questions, {self.seconds:.0f} s, about {left / 60:.1f} min left"
+            f" ({self.family}: {self.correct:.2f} right)"
+        )
+
+
+class Recorder:
+    """Collects the engine's calls while it records. Give its `observe` to the engine."""
+
+    def __init__(self) -> None:
+        self._calls: list[Call] = []
+
+    def observe(self, stats: CallStats) -> None:
+        if stats.completed and stats.first_token_seconds is not None:
+            self._calls.append(
+                Call(
+                    prompt_tokens=stats.prompt_tokens,
+                    running=stats.running,
+                    added=stats.added,
+                    first_token_seconds=round(stats.first_token_seconds, 4),
+                    seconds=round(stats.seconds, 4),
+                    longest=stats.longest,
+                )
+            )
+
+    def take(self) -> tuple[Call, ...]:
+        calls, self._calls = tuple(self._calls), []
+        return calls
+
+
+def as_query(question: Question, plan: Plan, *, seconds: float = _DEADLINE) -> Query:
+    """The question as a client would ask it."""
+    now = time.monotonic()
+    return Query(
+        id=f"calibrate-{question.id}",
+        model=plan.model,
+        messages=question.messages,
+        sampling=plan.sampling,
+        budget=Budget(max_total_tokens=1_000_000, deadline=now + seconds),
+        prices=Prices(token_price=0.0, latency_price=0.0),
+        max_tokens=question.max_tokens,
+        arrived=now,
+    )
+
+
+async def record_question(question: Question, plan: Plan, engine: OpenAIEngine, recorder: Recorder) -> Pool:
+    """All samples and runs of one question. Raises EngineError."""
+    query = as_query(question, plan)
+    form = expected_form(query)
+    samples: list[Sample] = []
+    while len(samples) < plan.samples:
+        sampler = MeteredSampler(engine, Ledger(query.budget.max_total_tokens), default_max_tokens=question.max_tokens)
+        wave = min(engine.max_n, plan.samples - len(samples))
+        drawn = sampler.draw(query, n=wave, top_logprobs=_TOP_LOGPROBS)
+        async with aclosing(drawn):
+            samples += [_sample(question, candidate, form) async for candidate in drawn]
+    calls = recorder.take()
+    runs = [await _run(question, spec, plan, engine) for spec in plan.runs]
+    recorder.take()  # a run's calls are continuations: their prompts are mostly cached, and would mislead
+    return Pool(
+        question=question,
+        model=plan.model,
+        temperature=float(plan.sampling.get("temperature", 1.0)),
+        samples=tuple(samples),
+        runs=tuple(runs),
+        calls=calls,
+    )
+
+
+def _sample(question: Question, candidate: Candidate, form: str | None) -> Sample:
+    found = answer_of(candidate, form=form)
+    logprobs = candidate.logprobs
+    return Sample(
+        text=candidate.text,
+        answer=found.value if found is not None else None,
+        correct=verify(question, candidate.text) if found is not None else 0.0,
+        tokens=candidate.tokens,
+        mean_logprob=round(logprobs.mean, 5) if logprobs else 0.0,
+        certainty=round(logprobs.certainty / logprobs.certain_tokens, 5) if logprobs and logprobs.certain_tokens else 0.0,
+    )
+
+
+async def _run(question: Question, spec: StrategySpec, plan: Plan, engine: OpenAIEngine) -> Run:
+    query = as_query(question, plan)
+    ledger = Ledger(query.budget.max_total_tokens)
+    sampler = MeteredSampler(engine, ledger, default_max_tokens=question.max_tokens)
+    tools = Tools(sampler=sampler, scorer=SCORERS[spec.scorer] if spec.scorer else None)
+    strategy = strategies(plan.steps)[spec.method]
+    started = time.monotonic()
+    answer = await run(strategy, query, spec, tools, sampler, deadline=query.budget.deadline)
+    winner = answer.winners[0]
+    return Run(
+        spec=str(spec),
+        correct=verify(question, winner.text) if winner.finished else 0.0,
+        tokens=ledger.spent,
+        seconds=round(time.monotonic() - started, 4),
+    )
+
+
+async def record(
+    questions: Sequence[Question],
+    plan: Plan,
+    engine: OpenAIEngine,
+    recorder: Recorder,
+    out: Path,
+    *,
+    progress: Callable[[Progress], None],
+) -> list[Pool]:
+    """Record every question that `<out>.partial` does not hold yet, then write `out`.
+
+    Raises EngineError; what was recorded until then stays and the next call goes on after it.
+    """
+    partial = out.with_name(out.name + ".partial")
+    done = _resume(partial)
+    known, started = len(done), time.monotonic()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as lines:
+        for question in questions:
+            if question.id in done:
+                continue
+            pool = await record_question(question, plan, engine, recorder)
+            lines.write(orjson.dumps(pool.to_json()) + b"\n")
+            lines.flush()
+            done[question.id] = pool
+            right = sum(sample.correct for sample in pool.samples) / len(pool.samples)
+            progress(
+                Progress(
+                    done=len(done),
+                    total=len(questions),
+                    started_with=known,
+                    seconds=time.monotonic() - started,
+                    correct=right,
+                    family=question.family,
+                )
+            )
+    pools = [done[question.id] for question in questions]
+    write_pools(out, pools)
+    partial.unlink()
+    return pools
+
+
+def _resume(partial: Path) -> dict[str, Pool]:
+    """Pools of an interrupted run. A torn last line is cut off; its question is asked again."""
+    if not partial.exists():
+        return {}
+    done: dict[str, Pool] = {}
+    whole = 0
+    raw = partial.read_bytes()
+    for line in raw.splitlines(keepends=True):
+        try:
+            pool = Pool.from_json(orjson.loads(line))
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        done[pool.question.id] = pool
+        whole += len(line)
+    if whole < len(raw):
+        with partial.open("r+b") as file:
+            file.truncate(whole)
+    return done
+
+
+async def sweep(engine: OpenAIEngine, recorder: Recorder, plan: Plan, *, rounds: int = 2) -> tuple[Call, ...]:
+    """A short load sweep for the speed model: prompts of several lengths, several sequences, several calls at once."""
+    filler = "The quick brown fox jumps over the lazy dog. "
+    recorder.take()
+    for turn in range(rounds):
+        for words in (2, 12, 40, 100):
+            for added in (1, 2, 4, 8):
+                for calls in (1, 2, 4):
+                    if added > engine.max_n:
+                        continue
+                    # a prompt never seen before, so that no prefix cache shortens the prefill
+                    questions = [
+                        Question(
+                            id=f"sweep-{turn}-{words}-{added}-{calls}-{i}",
+                            family="sweep",
+                            messages=({"role": "user", "content": f"{turn}{words}{added}{calls}{i} {filler * words}Go on."},),
+                            reference="0",
+                            verifier="number",
+                            max_tokens=24,
+                        )
+                        for i in range(calls)
+                    ]
+                    await asyncio.gather(*(_drain(engine, as_query(q, plan), added) for q in questions))
+    return recorder.take()
+
+
+async def _drain(engine: OpenAIEngine, query: Query, added: int) -> None:
+    async for _ in engine.sample(query, n=added, max_tokens=query.max_tokens or 24):
+        pass
+
+
+def calls_to_json(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    return [asdict(call) for call in calls]

@@ -1,0 +1,374 @@
+"""The settings: what there is to set, each with its default, its bounds and its description.
+
+Every model is frozen. Reading files and variables, and speaking about errors, is `server.config`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from strategies.types import StrategySpec
+
+_PROFILE_NAME = re.compile(r"(?!(?:auto|single|v1)$)(?!.*__)[a-z][a-z0-9_-]{0,39}")
+
+
+def _spec(value: Any) -> StrategySpec:
+    if isinstance(value, StrategySpec):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("should be a strategy written as text, such as 'best_of_n@8'")
+    return StrategySpec.parse(value)
+
+
+def _distinct(menu: tuple[StrategySpec, ...]) -> tuple[StrategySpec, ...]:
+    twice = sorted({str(spec) for spec in menu if menu.count(spec) > 1})
+    if twice:
+        raise ValueError(f"named twice: {', '.join(twice)}")
+    return menu
+
+
+def _split(value: Any) -> Any:
+    """An environment variable holds a list as text: `single, best_of_n@8`."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _base_url(value: str) -> str:
+    """Both `http://host:8001` and the `http://host:8001/v1` of other tools' manuals are understood."""
+    parts = urlsplit(value)  # raises ValueError itself, without repeating the value
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("should be a URL such as http://127.0.0.1:8001")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("takes no user, password, query or fragment: put the key into engine.api_key")
+    return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+Spec = Annotated[StrategySpec, PlainValidator(_spec), PlainSerializer(str)]
+Menu = Annotated[tuple[Spec, ...], BeforeValidator(_split), AfterValidator(_distinct), Field(min_length=1)]
+
+
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, section by section. None does not unset a section."""
+    merged = dict(under)
+    for name, value in over.items():
+        old = merged.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[name] = merge(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value))
+        elif value is not None or not isinstance(old, Mapping):
+            merged[name] = value
+    return merged
+
+
+def section_of(kind: Any) -> type[Section] | None:
+    """The section behind a field's type: its own, or that of every entry (profiles)."""
+    if get_origin(kind) is not None:
+        kind = get_args(kind)[-1]
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, nothing unknown, no truth values where a number is meant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if section_of(kind) is not None:
+            return {} if value is None else value  # None: a section whose lines are all commented out
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("is read as true or false; write a number, or put the word in quotes")
+        return value
+
+
+class Server(Section):
+    """The HTTP side."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address to listen on; 0.0.0.0 for every interface.",
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    max_body_bytes: int = Field(
+        default=8 * 1024 * 1024, ge=1024, le=1024**3, description="Largest request body; a larger one gets 413."
+    )
+    body_timeout_seconds: float = Field(
+        default=10, gt=0, le=3600, description="Time in which a request's body has to arrive; a slower one gets 408."
+    )
+    max_in_flight: int = Field(
+        default=256, ge=1, le=100_000, description="Requests served at once; more get 429 with Retry-After."
+    )
+    shutdown_grace_seconds: float = Field(
+        default=10, ge=0, le=3600, description="Time running requests are given to end when the server is told to stop."
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = Field(
+        default="info", description="Least severe message that is logged. Prompts and answers are never logged."
+    )
+
+
+class Embedded(Section):
+    """The llama.cpp engine that is started in the server's own process."""
+
+    threads: int = Field(default=2, ge=1, le=1024, description="CPU threads for generating.")
+    slots: int = Field(default=8, ge=1, le=256, description="Sequences generated at once.")
+    context: int = Field(default=16384, ge=512, le=1_048_576, description="Tokens of context, shared by all slots.")
+    port: int = Field(default=0, ge=0, le=65535, description="Local port of the engine; 0 takes any free one.")
+
+
+class Engine(Section):
+    """The inference server that does the generating."""
+
+    kind: Literal["openai", "embedded"] = Field(
+        default="openai",
+        description="`openai`: any OpenAI-compatible server, such as vLLM or llama.cpp, at `engine.url`. "
+        "`embedded`: llama.cpp with the small model, started in the server's own process.",
+    )
+    url: Annotated[str, AfterValidator(_base_url)] = Field(
+        default="http://127.0.0.1:8001",
+        description="Address of the engine, with or without `/v1`. Not used when embedded.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="Key sent to the engine as a bearer token. Clients' keys are never passed on.",
+    )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Model asked for when the client names none, or an alias; else the engine's first.",
+    )
+    max_n: int | None = Field(
+        default=None, ge=1, le=1024, description="Sequences one call to the engine may ask for. Probed when not set."
+    )
+    connect_timeout_seconds: float = Field(
+        default=5,
+        gt=0,
+        le=3600,
+        description="Time to get a connection to the engine.",
+    )
+    first_token_timeout_seconds: float = Field(
+        default=60, gt=0, le=86_400, description="Time from sending a call to the first piece of its answer."
+    )
+    idle_timeout_seconds: float = Field(
+        default=30, gt=0, le=86_400, description="Longest pause between two pieces of an answer."
+    )
+    max_connections: int = Field(default=256, ge=1, le=100_000, description="Connections to the engine open at once.")
+    retries: int = Field(
+        default=2, ge=0, le=10, description="Attempts after a failed one, as long as nothing has been generated."
+    )
+    embedded: Embedded = Field(default_factory=Embedded, description="Used when `engine.kind` is `embedded`.")
+
+
+class Budgets(Section):
+    """What a request may spend when it does not say, and what it may ask for at most."""
+
+    default_max_total_tokens: int = Field(
+        default=8192, ge=1, description="Completion tokens over all candidates, when the request does not say."
+    )
+    cap_total_tokens: int = Field(default=32768, ge=1, description="Most completion tokens a request may be given.")
+    default_deadline_ms: int = Field(
+        default=60_000, ge=1, description="Milliseconds from arrival to the last byte, when the request does not say."
+    )
+    cap_deadline_ms: int = Field(
+        default=600_000,
+        ge=1,
+        description="Longest deadline a request may be given, in milliseconds.",
+    )
+    max_answers: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        description="Largest `n`, the answers a client may ask to get back.",
+    )
+    max_candidates: int = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="Most sequences a strategy may draw at once; for beam search width x expansion.",
+    )
+    max_tokens_per_candidate: int = Field(
+        default=2048, ge=1, description="Completion tokens of one candidate, when the client sets no `max_tokens`."
+    )
+    quantile: float = Field(
+        default=0.9,
+        ge=0.5,
+        lt=1,
+        description="Share of requests whose real cost should stay within what was predicted for them.",
+    )
+    deadline_margin_ms: int = Field(
+        default=30,
+        ge=0,
+        le=10_000,
+        description="Milliseconds of the deadline kept for selecting and sending the answer.",
+    )
+
+
+class Strategies(Section):
+    """How the strategies run."""
+
+    sampling_temperature: float = Field(
+        default=0.8,
+        gt=0,
+        le=2,
+        description="Temperature when a strategy draws several candidates and the client set none.",
+    )
+    stop_threshold: float = Field(
+        default=0.95,
+        gt=0.5,
+        le=1,
+        description="Probability at which a vote counts as settled, and the rest is not drawn.",
+    )
+    beam_step_stop: str = Field(default="\n\n", min_length=1, description="Text that ends a step of beam search.")
+    beam_step_tokens: int = Field(
+        default=32, ge=1, le=4096, description="Tokens that end a step of beam search, if the text did not."
+    )
+    beam_max_steps: int = Field(default=32, ge=1, le=1024, description="Steps after which beam search ends.")
+
+
+class Profile(Section):
+    """Prices and limits under one name, which a client can ask for."""
+
+    token_price: float = Field(
+        default=0.1, ge=0, description="Accuracy that 1,000 completion tokens are worth, as a share of 1."
+    )
+    latency_price: float = Field(default=0.01, ge=0, description="Accuracy that one second is worth, as a share of 1.")
+    menu: Menu | None = Field(
+        default=None,
+        description="The strategies of `menu` this profile chooses from; all when not set.",
+    )
+    max_total_tokens: int | None = Field(
+        default=None, ge=1, description="Instead of `budgets.default_max_total_tokens` for this profile."
+    )
+    deadline_ms: int | None = Field(
+        default=None, ge=1, description="Instead of `budgets.default_deadline_ms` for this profile."
+    )
+
+
+class Allocator(Section):
+    """The models that decide."""
+
+    models_dir: Annotated[Path, AfterValidator(Path.expanduser)] | None = Field(
+        default=None,
+        description="Folder of a trained allocator, relative to the working directory. Without one the prior decides.",
+    )
+    predictor: Literal["auto", "prior", "lightgbm"] = Field(
+        default="auto",
+        description="`lightgbm`: the trained models, and no start without them. `prior`: the documented prior. "
+        "`auto`: the models if there are any.",
+    )
+
+
+class Metrics(Section):
+    """Prometheus."""
+
+    enabled: bool = Field(default=True, description="Serve `/metrics`.")
+
+
+_MENU = tuple(
+    StrategySpec.parse(text)
+    for text in (
+        "single",
+        *(f"majority_vote@{n}" for n in (3, 5, 8, 16)),
+        *(f"best_of_n@{n}" for n in (4, 8, 16)),
+        *("best_of_n@8:self_certainty", "best_of_n@8:weighted", "best_of_n@16:weighted"),
+        *("best_of_n@8:self_certainty:weighted", "beam_search@2x2", "beam_search@4x4"),
+    )
+)
+_PROFILES: Mapping[str, Profile] = {
+    "fast": Profile(token_price=0.5, latency_price=0.05),
+    "balanced": Profile(token_price=0.1, latency_price=0.01),
+    "quality": Profile(token_price=0.02, latency_price=0.002),
+}
+
+
+class Config(Section):
+    """Everything the operator can set. Built without arguments it is the defaults: only `load_config` looks around."""
+
+    server: Server = Field(default_factory=Server, description="The HTTP side.")
+    engine: Engine = Field(default_factory=Engine, description="The inference server that does the generating.")
+    budgets: Budgets = Field(
+        default_factory=Budgets,
+        description="What a request may spend when it does not say, and what it may ask for at most.",
+    )
+    menu: Menu = Field(default=_MENU, description="The strategies the allocator chooses from.")
+    strategies: Strategies = Field(default_factory=Strategies, description="How the strategies run.")
+    profiles: Mapping[str, Profile] = Field(
+        default_factory=lambda: dict(_PROFILES),
+        description="Prices and limits under a name a client can ask for. `fast`, `balanced` and `quality` are always "
+        "there, and keep what is not set for them; further names start from the prices of `balanced`.",
+    )
+    default_profile: str = Field(default="balanced", description="The profile of a request that asks for none.")
+    allocator: Allocator = Field(default_factory=Allocator, description="The models that decide.")
+    metrics: Metrics = Field(default_factory=Metrics, description="Prometheus.")
+
+    @field_validator("profiles", mode="before")
+    @classmethod
+    def _built_in_profiles(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        known = {name: profile.model_dump(exclude_unset=True) for name, profile in _PROFILES.items()}
+        return merge(known, cast(Mapping[str, Any], value))
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        problems = list(_conflicts(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def _conflicts(config: Config) -> Iterator[str]:
+    """Settings that are right one by one and wrong together."""
+    budgets, most = config.budgets, config.budgets.max_candidates
+    for path, value, cap_path, cap in (
+        ("default_max_total_tokens", budgets.default_max_total_tokens, "cap_total_tokens", budgets.cap_total_tokens),
+        ("default_deadline_ms", budgets.default_deadline_ms, "cap_deadline_ms", budgets.cap_deadline_ms),
+        ("max_answers", budgets.max_answers, "max_candidates", most),
+    ):
+        if value > cap:
+            yield f"budgets.{path}: {value} is more than budgets.{cap_path}, {cap}"
+    if budgets.deadline_margin_ms >= budgets.default_deadline_ms:
+        yield "budgets.deadline_margin_ms: leaves nothing of budgets.default_deadline_ms"
+    for spec in config.menu:
+        if spec.draws > most:
+            yield f"menu: {spec} draws {spec.draws} sequences at once, budgets.max_candidates is {most}"
+    for name, profile in config.profiles.items():
+        if not _PROFILE_NAME.fullmatch(name):  # clients write it where `auto`, `single` or `v1` can stand
+            yield (
+                f"profiles.{name[:60]}: not a name for a profile; accepted: a letter, then up to 39 of a-z, 0-9, - and "
+                "single _; not 'auto', 'single' or 'v1'"
+            )
+        for spec in profile.menu or ():
+            if spec not in config.menu:
+                yield f"profiles.{name}.menu: {spec} is not on the menu: {', '.join(map(str, config.menu))}"
+        if (profile.max_total_tokens or 0) > budgets.cap_total_tokens:
+            yield f"profiles.{name}.max_total_tokens: more than budgets.cap_total_tokens, {budgets.cap_total_tokens}"
+        if (profile.deadline_ms or 0) > budgets.cap_deadline_ms:
+            yield f"profiles.{name}.deadline_ms: more than budgets.cap_deadline_ms, {budgets.cap_deadline_ms}"
+    if config.default_profile not in config.profiles:
+        yield f"default_profile: no profile {config.default_profile!r}; accepted: {', '.join(config.profiles)}"
+    if config.allocator.predictor == "lightgbm" and config.allocator.models_dir is None:
+        yield "allocator.models_dir: needed, because allocator.predictor is lightgbm"
