@@ -10,8 +10,8 @@ from strategies.types import Budget, Prices, Query
 
 QUESTION = (
     "Tom has 3 boxes with 1,250 apples each, and sells 40% of them for $0.75 per apple. On Monday he buys half as many "
-    "again at 12 / 5 of the price; `f(x) = 2 * x + 1` says how much he pays. How many apples are left in total, and what "
-    "is the remainder when that number is divided by 7? Think step by step and put the answer in \\boxed{}.\n"
+    "again at 12 / 5 of the price; `f(x) = 2 * x + 1` says how much he pays. How many apples are left in total, and "
+    "what is the remainder when that number is divided by 7? Think step by step and put the answer in \\boxed{}.\n"
 )
 
 

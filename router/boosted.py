@@ -212,7 +212,9 @@ class Boosted:
         try:
             manifest = cast("dict[str, Any]", orjson.loads((directory / _MANIFEST).read_bytes()))
         except FileNotFoundError as error:
-            raise ModelError(f"no model in {directory}: {_MANIFEST} is missing (make one with `apportion train`)") from error
+            raise ModelError(
+                f"no model in {directory}: {_MANIFEST} is missing (make one with `apportion train`)"
+            ) from error
         except orjson.JSONDecodeError as error:
             raise ModelError(f"{directory / _MANIFEST} is not JSON") from error
         if manifest.get("features_version") != FEATURES_VERSION or tuple(manifest["feature_names"]) != FEATURE_NAMES:

@@ -80,9 +80,7 @@ class PoolLabels:
         if not runs:
             return None
         tokens = np.array([float(run.tokens) for run in runs])
-        return Label(
-            accuracy=float(np.mean([run.correct for run in runs])), tokens=tokens, longest=tokens / spec.draws
-        )
+        return Label(accuracy=float(np.mean([run.correct for run in runs])), tokens=tokens, longest=tokens / spec.draws)
 
     def _play(self, spec: StrategySpec, drawn: NDArray[np.intp]) -> tuple[float, float, float]:
         tokens = self._tokens[drawn]

@@ -14,7 +14,7 @@ Message = Mapping[str, str]
 _GYM = "reasoning_gym:"
 GYM_MISSING = "the built-in questions need reasoning-gym: install apportion[calibrate]"
 
-# verifier kind -> what `strategies.answers.expected_form` says of such a question, so that verdicts and votes read alike
+# verifier kind -> what `expected_form` says of such a question, so that verdicts and votes read alike
 _FORMS: Mapping[str, str | None] = {"number": None, "choice": "choice", "word": None}
 
 

@@ -16,7 +16,7 @@ _THINGS = (
     "buttons", "cards", "eggs", "flowers", "oranges", "ribbons",
 )  # fmt: skip
 _BOXES = ("boxes", "bags", "baskets", "shelves", "trays", "jars")
-_SIZES = (5, 9, 15, 30, 60)  # how large the numbers of one story get: its difficulty
+_SIZES = (3, 5, 8, 12, 30)  # how large the numbers of one story get: its difficulty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +43,10 @@ class _Cast:
 def _cast(rng: Random) -> _Cast:
     size = rng.choice(_SIZES)
     (name, who), (other, _) = rng.sample(_PEOPLE, 2)
-    big = rng.randint(max(4, size // 2), size + 2)
+    big = rng.randint(max(3, size // 2), size + 2)
     return _Cast(
         name=name, who=who, other=other, thing=rng.choice(_THINGS), box=rng.choice(_BOXES),
-        big=big, small=rng.randint(2, big - 1), times=rng.randint(2, 5 if size < 30 else 9),
+        big=big, small=rng.randint(2, big - 1), times=rng.randint(2, 4 if size < 12 else 9),
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def _more(c: _Cast) -> Story:
     return Story(
         question=f"{c.name} has {c.big} {c.thing}. {c.other} gives {c.name} {c.small} more. "
         f"How many {c.thing} does {c.name} have now?",
-        reasoning=f"{c.name} starts with {c.big} and gets {c.small} more. {c.big} + {c.small} = {total}.",
+        reasoning=f"{c.big} {c.thing} and {c.small} more {c.thing} are added. {c.big} + {c.small} = {total}.",
         answer=total,
     )
 
@@ -68,7 +68,7 @@ def _fewer(c: _Cast) -> Story:
     return Story(
         question=f"There were {c.big} {c.thing} on the table. {c.name} took {c.small} of them. "
         f"How many {c.thing} are left on the table?",
-        reasoning=f"We take {c.small} away from {c.big}. {c.big} - {c.small} = {left}.",
+        reasoning=f"{c.small} {c.thing} are taken away from {c.big}. {c.big} - {c.small} = {left}.",
         answer=left,
     )
 
@@ -78,7 +78,7 @@ def _packed(c: _Cast) -> Story:
     return Story(
         question=f"{c.name} packs {c.small} {c.thing} into each of {c.times} {c.box}. "
         f"How many {c.thing} does {c.who} pack in all?",
-        reasoning=f"There are {c.times} {c.box} with {c.small} {c.thing} each. {c.times} * {c.small} = {total}.",
+        reasoning=f"{c.small} {c.thing} are packed {c.times} times. {c.times} * {c.small} = {total}.",
         answer=total,
     )
 
@@ -88,7 +88,7 @@ def _shared(c: _Cast) -> Story:
     return Story(
         question=f"{c.name} shares {total} {c.thing} equally among {c.times} friends. "
         f"How many {c.thing} does each friend get?",
-        reasoning=f"We divide {total} by {c.times}. {total} / {c.times} = {c.small}.",
+        reasoning=f"{total} {c.thing} are divided by {c.times}. {total} / {c.times} = {c.small}.",
         answer=c.small,
     )
 
@@ -97,7 +97,7 @@ def _together(c: _Cast) -> Story:
     total = c.big + c.small
     return Story(
         question=f"{c.name} found {c.small} {c.thing} and {c.other} found {c.big}. How many did they find together?",
-        reasoning=f"We add what both found. {c.small} + {c.big} = {total}.",
+        reasoning=f"{c.small} {c.thing} and {c.big} {c.thing} are added. {c.small} + {c.big} = {total}.",
         answer=total,
     )
 
@@ -106,7 +106,7 @@ def _difference(c: _Cast) -> Story:
     gap = c.big - c.small
     return Story(
         question=f"{c.name} is {c.big} years old and {c.other} is {c.small}. How many years older is {c.name}?",
-        reasoning=f"We subtract the ages. {c.big} - {c.small} = {gap}.",
+        reasoning=f"{c.small} years are taken away from {c.big}. {c.big} - {c.small} = {gap}.",
         answer=gap,
     )
 
@@ -125,9 +125,11 @@ def _more_then_fewer(c: _Cast) -> Story:
 def _packed_then_more(c: _Cast) -> Story:
     packed = c.times * c.small
     return Story(
-        question=f"There are {c.times} {c.box} with {c.small} {c.thing} in each, and {c.big} {c.thing} lie on the floor. "
+        question=f"There are {c.times} {c.box} with {c.small} {c.thing} in each, "
+        f"and {c.big} {c.thing} lie on the floor. "
         f"How many {c.thing} are there altogether?",
-        reasoning=f"The {c.box} hold {c.times} * {c.small} = {packed}. With the floor that is {packed} + {c.big} = {packed + c.big}.",
+        reasoning=f"The {c.box} hold {c.times} * {c.small} = {packed}. "
+        f"With the floor that is {packed} + {c.big} = {packed + c.big}.",
         answer=packed + c.big,
     )
 
@@ -135,9 +137,11 @@ def _packed_then_more(c: _Cast) -> Story:
 def _packed_then_fewer(c: _Cast) -> Story:
     packed = c.times * c.big
     return Story(
-        question=f"{c.name} fills {c.times} {c.box} with {c.big} {c.thing} each. Then {c.other} eats or loses {c.small} {c.thing}. "
+        question=f"{c.name} fills {c.times} {c.box} with {c.big} {c.thing} each. "
+        f"Then {c.other} loses {c.small} {c.thing}. "
         f"How many {c.thing} remain?",
-        reasoning=f"At first there are {c.times} * {c.big} = {packed}. Then {packed} - {c.small} = {packed - c.small} remain.",
+        reasoning=f"At first there are {c.times} * {c.big} = {packed}. "
+        f"Then {packed} - {c.small} = {packed - c.small} remain.",
         answer=packed - c.small,
     )
 
@@ -146,7 +150,8 @@ def _fewer_then_shared(c: _Cast) -> Story:
     kept = c.times * c.small
     total = kept + c.big
     return Story(
-        question=f"{c.name} picked {total} {c.thing}, kept {c.big}, and shared the rest equally among {c.times} friends. "
+        question=f"{c.name} picked {total} {c.thing}, kept {c.big}, "
+        f"and shared the rest equally among {c.times} friends. "
         f"How many did each friend get?",
         reasoning=f"The rest is {total} - {c.big} = {kept}. Each friend gets {kept} / {c.times} = {c.small}.",
         answer=c.small,
@@ -156,8 +161,10 @@ def _fewer_then_shared(c: _Cast) -> Story:
 def _twice(c: _Cast) -> Story:
     theirs = c.times * c.small
     return Story(
-        question=f"{c.name} has {c.small} {c.thing}. {c.other} has {c.times} times as many. How many do they have together?",
-        reasoning=f"{c.other} has {c.times} * {c.small} = {theirs}. Together they have {c.small} + {theirs} = {c.small + theirs}.",
+        question=f"{c.name} has {c.small} {c.thing}. {c.other} has {c.times} times as many. "
+        f"How many do they have together?",
+        reasoning=f"{c.other} has {c.times} * {c.small} = {theirs}. "
+        f"Together they have {c.small} + {theirs} = {c.small + theirs}.",
         answer=c.small + theirs,
     )
 
@@ -178,7 +185,8 @@ def _wage(c: _Cast) -> Story:
     return Story(
         question=f"{c.name} earns ${c.big} an hour and works {c.times} hours, then spends ${c.small}. "
         f"How many dollars are left?",
-        reasoning=f"The pay is {c.times} * {c.big} = {earned}. What is left is {earned} - {c.small} = {earned - c.small}.",
+        reasoning=f"The pay is {c.times} * {c.big} = {earned}. "
+        f"What is left is {earned} - {c.small} = {earned - c.small}.",
         answer=earned - c.small,
     )
 

@@ -9,15 +9,18 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from router.families import builtin_questions
 from router.pools import Call, Pool, Run, Sample, write_pools
 from router.questions import Question, verify
 from server.backends.openai import CallStats, OpenAIEngine
+from server.config import Config
+from server.gateway import engine_settings, start_embedded
 from strategies.answers import answer_of, expected_form
 from strategies.anytime import run
 from strategies.beam_search import Steps
@@ -132,7 +135,9 @@ def _sample(question: Question, candidate: Candidate, form: str | None) -> Sampl
         correct=verify(question, candidate.text) if found is not None else 0.0,
         tokens=candidate.tokens,
         mean_logprob=round(logprobs.mean, 5) if logprobs else 0.0,
-        certainty=round(logprobs.certainty / logprobs.certain_tokens, 5) if logprobs and logprobs.certain_tokens else 0.0,
+        certainty=round(logprobs.certainty / logprobs.certain_tokens, 5)
+        if logprobs and logprobs.certain_tokens
+        else 0.0,
     )
 
 
@@ -232,7 +237,9 @@ async def sweep(engine: OpenAIEngine, recorder: Recorder, plan: Plan, *, rounds:
                         Question(
                             id=f"sweep-{turn}-{words}-{added}-{calls}-{i}",
                             family="sweep",
-                            messages=({"role": "user", "content": f"{turn}{words}{added}{calls}{i} {filler * words}Go on."},),
+                            messages=(
+                                {"role": "user", "content": f"{turn}{words}{added}{calls}{i} {filler * words}Go on."},
+                            ),
                             reference="0",
                             verifier="number",
                             max_tokens=24,
@@ -248,5 +255,48 @@ async def _drain(engine: OpenAIEngine, query: Query, added: int) -> None:
         pass
 
 
-def calls_to_json(calls: Sequence[Call]) -> list[dict[str, Any]]:
-    return [asdict(call) for call in calls]
+async def calibrate_builtin(
+    config: Config,
+    *,
+    out: Path,
+    per_family: int,
+    samples: int,
+    seed: int,
+    sweep_load: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Record the built-in questions on the configured engine. Raises EngineError, EmbeddedEngineError, ImportError."""
+    questions = builtin_questions(per_family=per_family, seed=seed)
+    settings = config.strategies
+    child = await asyncio.to_thread(start_embedded, config, say) if config.engine.kind == "embedded" else None
+    recorder = Recorder()
+    url = child.url if child is not None else config.engine.url
+    engine = OpenAIEngine(engine_settings(config, url), observe=recorder.observe)
+    try:
+        profile = await engine.probe()
+        plan = Plan(
+            samples=samples,
+            runs=tuple(spec for spec in config.menu if spec.method == "beam_search"),
+            sampling={"temperature": settings.sampling_temperature},
+            steps=Steps(
+                stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps
+            ),
+            model=config.engine.model or profile.models[0],
+        )
+        said = 0.0
+
+        def show(progress: Progress) -> None:
+            nonlocal said
+            if time.monotonic() - said > 1 or progress.done == progress.total:
+                said = time.monotonic()
+                say(str(progress))
+
+        pools = await record(questions, plan, engine, recorder, out, progress=show)
+        if sweep_load:
+            say("load sweep")
+            calls = await sweep(engine, recorder, plan)
+            write_pools(out, [replace(pools[0], calls=(*pools[0].calls, *calls)), *pools[1:]])
+    finally:
+        await engine.aclose()
+        if child is not None:
+            child.stop()

@@ -239,7 +239,7 @@ def reference() -> str:
         section = section_of(field.annotation)
         if section is not None:
             heading = f"{path}.<name>" if path == "profiles" else path
-            tables[heading] = [f"## {heading}", "", field.description or "", ""]
+            tables[heading] = [f"## `{heading}`", "", field.description or "", ""]
             if path == "profiles":
                 built_in = cast(Mapping[str, Profile], field.get_default(call_default_factory=True))
                 tables[heading][-1:] = ["", "| profile | token_price | latency_price |", "|---|---|---|"]

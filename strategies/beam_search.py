@@ -135,5 +135,3 @@ def _answer(finished: Sequence[Candidate], live: Sequence[Candidate], *, form: s
     ballot = vote(finished, form=form)
     ordered = [*best_first([c for c in finished if c.finished]), *best_first([c for c in finished if not c.finished])]
     return replace(ballot, winners=tuple([*ordered, *best_first(live)][: query.answers]), note="")
-
-

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from strategies.ledger import Ledger, Lease
+from strategies.ledger import Lease, Ledger
 from strategies.types import Candidate, Delta, Engine, LogprobSummary, Query
 
 Listener = Callable[[Delta | Candidate], Awaitable[None]]
@@ -45,7 +45,9 @@ class _Draft:
             self._logprobs = delta.logprobs if self._logprobs is None else self._logprobs + delta.logprobs
         self._content.extend(delta.logprob_content)
         for piece in delta.tool_calls:
-            call = self._tools.setdefault(int(piece.get("index") or 0), {"id": None, "type": "function", "function": {}})
+            call = self._tools.setdefault(
+                int(piece.get("index") or 0), {"id": None, "type": "function", "function": {}}
+            )
             function: dict[str, Any] = piece.get("function") or {}
             call["id"] = call["id"] or piece.get("id")
             call["function"]["name"] = call["function"].get("name") or function.get("name")

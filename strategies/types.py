@@ -75,7 +75,9 @@ class StrategySpec:
         """Read what `str` prints. Raises ValueError with a sentence that says what would be accepted."""
         match = _SPEC.fullmatch(text.strip())
         if match is None:
-            raise ValueError(f"{text[:80]!r} is not a strategy: write 'single', 'majority_vote@8', 'best_of_n@8' or 'beam_search@4x4'")
+            raise ValueError(
+                f"{text[:80]!r} is not a strategy: write 'single', 'majority_vote@8', 'best_of_n@8' or 'beam_search@4x4'"
+            )
         method, size = match["method"], match["size"]
         options = [option for option in (match["options"] or "").split(":") if option]
         if method == "single":
@@ -255,7 +257,9 @@ class EngineError(Exception):
     status: HTTP status for the client; body: the engine's OpenAI-shaped error object, if it sent one.
     """
 
-    def __init__(self, message: str, *, status: int = 502, body: Json | None = None, retry_after: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int = 502, body: Json | None = None, retry_after: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = body
@@ -301,7 +305,13 @@ class Sampler(Protocol):
     """An engine already metered against the request's budget: what strategies draw from."""
 
     def draw(
-        self, query: Query, *, n: int, prefix: str = "", stop: Sequence[str] = (), max_tokens: int | None = None,
+        self,
+        query: Query,
+        *,
+        n: int,
+        prefix: str = "",
+        stop: Sequence[str] = (),
+        max_tokens: int | None = None,
         top_logprobs: int | None = None,
     ) -> AsyncGenerator[Candidate, None]:
         """Yield candidates as they end. Fewer than n, or none, when the token budget allows no more."""

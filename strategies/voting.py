@@ -21,7 +21,9 @@ def best_first(members: Sequence[Candidate]) -> list[Candidate]:
 
 def usable(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates in the order in which they would be returned when nothing could vote: finished, then the longest."""
-    return sorted(candidates, key=lambda c: (c.finished, bool(c.text or c.tool_calls), c.tokens, -c.index), reverse=True)
+    return sorted(
+        candidates, key=lambda c: (c.finished, bool(c.text or c.tool_calls), c.tokens, -c.index), reverse=True
+    )
 
 
 def rank(groups: Sequence[Group], candidates: Sequence[Candidate]) -> list[Candidate]:

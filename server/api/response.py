@@ -1,0 +1,134 @@
+"""OpenAI's response shapes, with the `apportion` object beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router.features import Features, notable
+from strategies.types import Allocation, Candidate, Outcome, Prediction, Query
+
+_FINISH = {"stop", "length", "tool_calls", "content_filter", "function_call"}
+
+
+def finish_reason(candidate: Candidate) -> str:
+    """OpenAI knows no word for a cut: a candidate the gateway or the engine cut short ends with `length`."""
+    reason = candidate.finish_reason
+    if reason is not None and reason not in _FINISH:
+        return "length"
+    if reason is None:
+        return "length"
+    return "tool_calls" if candidate.tool_calls and reason == "stop" else reason
+
+
+def usage(outcome: Outcome) -> dict[str, Any]:
+    """Everything generated counts; what was not returned is shown as reasoning tokens."""
+    return {
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "total_tokens": outcome.prompt_tokens + outcome.completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": outcome.completion_tokens - outcome.returned_tokens},
+    }
+
+
+def message(candidate: Candidate) -> dict[str, Any]:
+    body: dict[str, Any] = {"role": "assistant", "content": candidate.text}
+    if candidate.reasoning:
+        body["reasoning"] = candidate.reasoning
+    if candidate.tool_calls:
+        body |= {"content": candidate.text or None, "tool_calls": list(candidate.tool_calls)}
+    return body
+
+
+def completion(outcome: Outcome, query: Query, extra: Mapping[str, Any], *, created: int) -> dict[str, Any]:
+    """The body of a finished, unstreamed request. Raises ValueError for an outcome without an answer."""
+    if outcome.answer is None:
+        raise ValueError("no answer to return")
+    choices = [
+        {
+            "index": place,
+            "message": message(candidate),
+            "finish_reason": finish_reason(candidate),
+            "logprobs": {"content": list(candidate.logprob_content), "refusal": None} if query.logprobs else None,
+        }
+        for place, candidate in enumerate(outcome.answer.winners)
+    ]
+    return {
+        "id": outcome.query_id,
+        "object": "chat.completion",
+        "created": created,
+        "model": query.model,
+        "choices": choices,
+        "usage": usage(outcome),
+        "apportion": dict(extra),
+    }
+
+
+def apportion(
+    outcome: Outcome, query: Query, include: Sequence[str] = (), features: Features | None = None
+) -> dict[str, Any]:
+    """What was decided, what was predicted, what it cost."""
+    allocation, answer = outcome.allocation, outcome.answer
+    finished = sum(candidate.finished for candidate in outcome.candidates)
+    body: dict[str, Any] = {
+        "strategy": str(allocation.spec),
+        "reason": allocation.reason,
+        "decided_by": allocation.decided_by,
+        "model_version": allocation.model_version,
+        "profile": query.profile,
+        "predicted": _prediction(allocation.chosen) if allocation.chosen else None,
+        "actual": {"tokens": outcome.completion_tokens, "seconds": round(outcome.seconds, 4)},
+        "budget": {
+            "max_total_tokens": query.budget.max_total_tokens,
+            "deadline_ms": round((query.budget.deadline - query.arrived) * 1000),
+            "fits": allocation.fits,
+        },
+        "candidates": {"drawn": len(outcome.candidates), "finished": finished},
+        "agreement": None if answer is None or answer.agreement is None else round(answer.agreement, 4),
+        "cut_short": None if answer is None else answer.cut_short,
+    }
+    if answer is not None and answer.note:
+        body["note"] = answer.note
+    if "predictions" in include:
+        body["predictions"] = predictions(allocation)
+    if "features" in include and features is not None:
+        body["features"] = {name: value for name, value, _ in notable(features)}
+    if "candidates" in include:
+        body["candidates"]["list"] = [_candidate(candidate) for candidate in outcome.candidates]
+        body["votes"] = dict(answer.votes) if answer is not None else {}
+    return body
+
+
+def predictions(allocation: Allocation) -> list[dict[str, Any]]:
+    """The whole table the decision was made on."""
+    return [
+        {
+            "strategy": str(row.spec),
+            **_prediction(row),
+            "utility": round(row.utility, 4),
+            "feasible": row.feasible,
+            "reason": row.reason or None,
+        }
+        for row in allocation.predictions
+    ]
+
+
+def _prediction(row: Prediction) -> dict[str, Any]:
+    return {
+        "accuracy": round(row.accuracy, 4),
+        "tokens": round(row.tokens, 1),
+        "tokens_upper": round(row.tokens_upper, 1),
+        "seconds": round(row.seconds, 4),
+        "seconds_upper": round(row.seconds_upper, 4),
+    }
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "index": candidate.index,
+        "text": candidate.text,
+        "tokens": candidate.tokens,
+        "finish_reason": candidate.finish_reason,
+        "score": candidate.score,
+        "mean_logprob": round(candidate.logprobs.mean, 4) if candidate.logprobs and candidate.logprobs.tokens else None,
+    }

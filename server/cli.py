@@ -1,0 +1,229 @@
+"""The command line. Standard output is for results, standard error for progress and problems."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import uvicorn
+
+from server.app import create_app
+from server.config import Config, ConfigError, load_config
+
+_EPILOG = "Configuration: a YAML file (--config or APPORTION_CONFIG), overridden by APPORTION_* variables and by flags."
+_POOLS = Path("configs/pools/smollm2-135m.jsonl.gz")
+_MODELS = Path("configs/models/smollm2-135m")
+
+
+class _Clear(click.ClickException):
+    """One sentence on standard error, exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"apportion: {self.message}", err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=_EPILOG)
+@click.version_option(package_name="apportion")
+def main() -> None:
+    """Apportion: an OpenAI-compatible proxy that decides, per query, which test-time strategy to run and how much.
+
+    Point your OpenAI client at it instead of at your vLLM server:
+
+    \b
+      apportion serve --engine-url http://127.0.0.1:8001     # in front of vLLM or llama.cpp
+      apportion demo                                         # everything on this machine, with a small real model
+    """
+
+
+def _config(path: Path | None, **overrides: Any) -> Config:
+    try:
+        return load_config(path, overrides={name.replace("__", "."): value for name, value in overrides.items()})
+    except ConfigError as error:
+        raise _Clear("the configuration is not usable:\n  " + "\n  ".join(error.problems)) from None
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises a clear error when the port is taken, before anything slow is started."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise _Clear(
+                f"can't listen on {host}:{port} ({error.strerror}): choose another with --port or stop what uses it"
+            ) from None
+
+
+_config_option = click.option(
+    "--config", "-c", "path", type=click.Path(path_type=Path, dir_okay=False), help="YAML file, e.g. configs/vllm.yaml."
+)
+
+
+@main.command()
+@_config_option
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option("--engine-url", help="The OpenAI-compatible server behind, e.g. http://127.0.0.1:8001.")
+@click.option("--embedded", is_flag=True, help="Start llama.cpp with a small model as the engine.")
+@click.option(
+    "--models-dir", type=click.Path(path_type=Path), help="A trained allocator; without one the prior decides."
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least severe message logged."
+)
+def serve(
+    path: Path | None,
+    host: str | None,
+    port: int | None,
+    engine_url: str | None,
+    embedded: bool,
+    models_dir: Path | None,
+    log_level: str | None,
+) -> None:
+    """Serve the OpenAI API in front of an engine."""
+    kind = "embedded" if embedded else ("openai" if engine_url else None)
+    config = _config(
+        path, server__host=host, server__port=port, engine__url=engine_url, engine__kind=kind,
+        allocator__models_dir=models_dir, server__log_level=log_level,
+    )  # fmt: skip
+    logging.basicConfig(level=config.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("httpx", "stamina", "uvicorn.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    check_port(config.server.host, config.server.port)
+    server = uvicorn.Server(uvicorn_config(config))
+    server.run()
+    if not server.started:
+        sys.exit(3)
+
+
+def uvicorn_config(config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(config),
+        host=config.server.host,
+        port=config.server.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(1, round(config.server.shutdown_grace_seconds)),
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="End after the tour instead of serving until Ctrl-C.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--config", "-c", "path", type=click.Path(path_type=Path, dir_okay=False), default=Path("configs/demo.yaml"),
+    show_default=True, help="YAML file.",
+)  # fmt: skip
+def demo(once: bool, port: int, path: Path) -> None:
+    """Start a small real model and the gateway, and walk through six questions, showing every decision."""
+    try:
+        from server.demo import tour
+    except ImportError as error:
+        raise _Clear(f"the demo needs the package {error.name}: pip install 'apportion[demo]'") from None
+    config = _config(path, server__port=port)
+    check_port(config.server.host, port)
+    sys.exit(tour(config, once=once))
+
+
+@main.command()
+@_config_option
+@click.option("--out", type=click.Path(path_type=Path), default=_POOLS, show_default=True, help="Pools file to write.")
+@click.option("--per-family", type=click.IntRange(1, 1000), default=15, show_default=True, help="Questions a family.")
+@click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="Samples a question.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the questions.")
+@click.option("--no-sweep", is_flag=True, help="Leave out the load sweep that the speed model learns from.")
+def calibrate(path: Path | None, out: Path, per_family: int, samples: int, seed: int, no_sweep: bool) -> None:
+    """Record what the engine achieves: every built-in question many times, judged by its verifier.
+
+    Interrupt it whenever you like: the next call goes on where this one stopped.
+    """
+    from server.calibrate import calibrate_builtin
+
+    config = _config(path)
+    asyncio.run(
+        _cleanly(
+            calibrate_builtin(
+                config,
+                out=out,
+                per_family=per_family,
+                samples=samples,
+                seed=seed,
+                sweep_load=not no_sweep,
+                say=lambda text: click.echo(text, err=True),
+            )  # fmt: skip
+        )
+    )
+    click.echo(out)
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--pools", type=click.Path(path_type=Path, exists=True), default=_POOLS, show_default=True, help="Recorded pools."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=_MODELS, show_default=True, help="Folder of the models."
+)
+def train(path: Path | None, pools: Path, out: Path) -> None:
+    """Learn the allocator's models from recorded pools. The same pools give the same files."""
+    from router.card import write_card
+
+    from router.pools import read_pools
+    from router.training import train as fit
+
+    config = _config(path)
+    try:
+        recorded = read_pools(pools)
+        click.echo(f"{len(recorded)} questions, {sum(len(p.samples) for p in recorded)} samples", err=True)
+        trained = fit(
+            recorded, config.menu, step_tokens=config.strategies.beam_step_tokens, level=config.budgets.quantile
+        )
+    except ValueError as error:
+        raise _Clear(str(error)) from None
+    version = trained.model.save(out)
+    write_card(out / "CARD.md", trained, version=version, source=pools.name)
+    click.echo(f"{out}: model {version}")
+
+
+@main.command()
+@_config_option
+@click.option(
+    "--pools", type=click.Path(path_type=Path, exists=True), default=_POOLS, show_default=True, help="Recorded pools."
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
+def evaluate(path: Path | None, pools: Path, json_path: Path | None) -> None:
+    """Adaptive allocation against every fixed strategy and the oracle, on held-out questions.
+
+    Every question is predicted by a model that has not seen it (cross-fitting). Nothing is written but --json.
+    """
+    import orjson
+    from router.evaluation import evaluate as compare
+    from router.evaluation import table
+
+    from router.pools import read_pools
+
+    config = _config(path)
+    try:
+        result = compare(read_pools(pools), config.menu, step_tokens=config.strategies.beam_step_tokens)
+    except ValueError as error:
+        raise _Clear(str(error)) from None
+    click.echo(table(result))
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_bytes(orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2) + b"\n")
+
+
+async def _cleanly(work: Any) -> None:
+    from server.backends.embedded import EmbeddedEngineError
+    from strategies.types import EngineError
+
+    try:
+        await work
+    except (EngineError, EmbeddedEngineError, ImportError) as error:
+        raise _Clear(str(error)) from None

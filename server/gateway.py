@@ -1,0 +1,131 @@
+"""What one running gateway consists of, and how it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.allocator import Allocator
+from router.boosted import Boosted
+from router.predictors import Predictor, Prior
+from server.backends import embedded
+from server.backends.openai import EngineSettings, OpenAIEngine
+from server.config import Config
+from server.errors import Overloaded
+from server.pipeline import Pipeline
+from server.telemetry.metrics import Metrics
+from strategies.types import EngineError
+
+logger = logging.getLogger("apportion")
+_PROBE_AGAIN = 2.0  # seconds between two questions to an engine that does not answer yet
+
+
+def load_predictor(config: Config) -> Predictor:
+    """The trained model, or the prior. Raises ModelError when a model is demanded, or there but unusable."""
+    prior = Prior(step_tokens=config.strategies.beam_step_tokens)
+    directory = config.allocator.models_dir
+    if config.allocator.predictor == "prior" or directory is None:
+        return prior
+    if config.allocator.predictor == "auto" and not Path(directory).is_dir():
+        logger.warning("no models in %s: the prior decides", directory)
+        return prior
+    return Boosted.load(Path(directory))
+
+
+def engine_settings(config: Config, url: str) -> EngineSettings:
+    engine = config.engine
+    return EngineSettings(
+        url=url,
+        api_key=engine.api_key.get_secret_value() if engine.api_key else None,
+        max_n=engine.max_n,
+        connect_timeout=engine.connect_timeout_seconds,
+        first_token_timeout=engine.first_token_timeout_seconds,
+        idle_timeout=engine.idle_timeout_seconds,
+        max_connections=engine.max_connections,
+        retries=engine.retries,
+    )
+
+
+def start_embedded(config: Config, progress: Callable[[str], None]) -> embedded.EmbeddedEngine:
+    """Blocking. Raises EmbeddedEngineError."""
+    wanted = config.engine.embedded
+    settings = embedded.EmbeddedSettings(
+        threads=wanted.threads, slots=wanted.slots, context=wanted.context, port=wanted.port
+    )
+    return embedded.start(settings, progress=progress)
+
+
+@dataclass(slots=True)
+class Gateway:
+    """One engine, one allocator, and the requests in flight."""
+
+    config: Config
+    engine: OpenAIEngine
+    pipeline: Pipeline
+    metrics: Metrics
+    child: embedded.EmbeddedEngine | None = None
+    ready: bool = False
+    in_flight: int = 0
+
+    @property
+    def default_model(self) -> str:
+        return self.config.engine.model or next(iter(self.engine.profile.models), "default")
+
+    @contextlib.contextmanager
+    def admit(self) -> Iterator[None]:
+        """A place among the requests in flight. Raises Overloaded when all are taken: no queue, no waiting."""
+        if self.in_flight >= self.config.server.max_in_flight:
+            raise Overloaded
+        self.in_flight += 1
+        self.metrics.in_flight.set(self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self.metrics.in_flight.set(self.in_flight)
+
+    async def probe(self) -> None:
+        """Find out what the engine can do, until it answers."""
+        while not self.ready:
+            try:
+                profile = await self.engine.probe()
+            except EngineError as error:
+                logger.warning("%s; asking again in %g s", error, _PROBE_AGAIN)
+                await asyncio.sleep(_PROBE_AGAIN)
+                continue
+            self.metrics.know_models(profile.models)
+            self.ready = True
+            logger.info("engine %s, up to %d choices a call", profile.name, self.engine.max_n)
+
+
+@contextlib.asynccontextmanager
+async def running(config: Config, *, progress: Callable[[str], None] = logger.info) -> AsyncGenerator[Gateway, None]:
+    """A started gateway. Raises ModelError, EmbeddedEngineError."""
+    predictor = load_predictor(config)
+    child = None
+    if config.engine.kind == "embedded":
+        child = await asyncio.to_thread(start_embedded, config, progress)
+    metrics = Metrics(models=(), menu=config.menu)
+    engine = OpenAIEngine(engine_settings(config, child.url if child else config.engine.url), observe=metrics.call)
+    metrics.engine_running.set_function(lambda: float(engine.running))
+    allocator = Allocator(
+        predictor=predictor,
+        fallback=Prior(step_tokens=config.strategies.beam_step_tokens),
+        max_candidates=config.budgets.max_candidates,
+        default_max_tokens=config.budgets.max_tokens_per_candidate,
+    )
+    pipeline = Pipeline(config=config, engine=engine, allocator=allocator, metrics=metrics)
+    gateway = Gateway(config=config, engine=engine, pipeline=pipeline, metrics=metrics, child=child)
+    probing = asyncio.create_task(gateway.probe())
+    try:
+        yield gateway
+    finally:
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+        await engine.aclose()
+        if child is not None:
+            await asyncio.to_thread(child.stop)
