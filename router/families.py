@@ -61,7 +61,7 @@ _FAMILIES: tuple[_Family, ...] = (
         name="times_table",
         present=tasks.times_table,
         task="products",
-        configs=({"max_digits": 1}, {"max_digits": 2}),
+        configs=({"max_digits": 1}, {"max_digits": 1}, {"max_digits": 2}),
         max_tokens=16,
     ),
     _Family(
@@ -95,6 +95,7 @@ _FAMILIES: tuple[_Family, ...] = (
         configs=({"max_complexity": 1, "min_value": 1, "max_value": 40, "max_terms": 6},),
         max_tokens=32,
     ),
+    _Family(name="counting", present=tasks.counting, max_tokens=32),
     _Family(
         name="letter_count",
         present=tasks.letters,
@@ -162,8 +163,7 @@ _FAMILIES: tuple[_Family, ...] = (
         present=tasks.leap_year,
         task="calendar_arithmetic",
         configs=({"tasks": ["is_leap_year"]},),
-        examples=0,
-        max_tokens=24,
+        max_tokens=16,
     ),
     _Family(
         name="duration",
@@ -183,10 +183,10 @@ _FAMILIES: tuple[_Family, ...] = (
         name="fraction",
         present=tasks.fraction,
         task="fraction_simplification",
-        configs=({"max_value": 9, "min_factor": 2, "max_factor": 6},),
+        configs=({"max_value": 12, "min_factor": 2, "max_factor": 8},),
         max_tokens=16,
     ),
-    _Family(name="bits", present=tasks.bits, task="count_bits", configs=({"max_n": 63},), max_tokens=16),
+    _Family(name="bits", present=tasks.bits, task="count_bits", configs=({"max_n": 255},), max_tokens=16),
     _Family(name="python_len", present=tasks.python_len, max_tokens=16),
     _Family(
         name="needle",
@@ -214,7 +214,7 @@ _FAMILIES: tuple[_Family, ...] = (
         name="first_word",
         present=tasks.first_word,
         task="word_sequence_reversal",
-        configs=({"min_words": 2, "max_words": 4},),
+        configs=({"min_words": 3, "max_words": 6},),
         max_tokens=16,
     ),
     _Family(

@@ -72,7 +72,7 @@ def chain(entry: Entry, _: Random) -> Item:
 
 def times_table(entry: Entry, _: Random) -> Item:
     left, right = entry["metadata"]["expression"].split(" * ")
-    return _numeric(f"What is {left} times {right}?", f"{left} times {right} is {entry['answer']}", entry["answer"])
+    return _numeric(f"{left} x {right} = ?", f"{left} x {right} = {entry['answer']}", entry["answer"])
 
 
 _NEGATIVE = re.compile(r"(?:^|[(*+-] )-[0-9]")
@@ -118,6 +118,12 @@ def sequence(entry: Entry, _: Random) -> Item | None:
         return None  # only steady counting, up or down, is within reach
     shown = ", ".join(map(str, terms))
     return _word(f"Write this list with its next number added: {shown}", f"{shown}, {entry['answer']}")
+
+
+def counting(_: Entry, rng: Random) -> Item:
+    first, length = rng.randint(0, rng.choice((9, 99, 999))), rng.randint(3, 5)
+    run = [str(first + step) for step in range(length + 1)]
+    return _word(f"Count one further: {', '.join(run[:-1])}", ", ".join(run))
 
 
 def letters(entry: Entry, _: Random) -> Item:
@@ -189,7 +195,7 @@ def leap_year(entry: Entry, rng: Random) -> Item:
     first = rng.choice(("Yes", "No"))
     second = "No" if first == "Yes" else "Yes"
     letter = "A" if entry["answer"] == first else "B"
-    ask = f"Is {entry['metadata']['year']} a leap year? Answer with the letter only.\nA) {first}\nB) {second}"
+    ask = f"Is {entry['metadata']['year']} a leap year?\nA) {first}\nB) {second}"
     return Item(ask=ask, worked=letter, reference=letter, verifier="choice")
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import groupby
 
 import pytest
+
 from router.families import builtin_questions
 from router.questions import Question, verify
 from strategies.answers import expected_form, extract
