@@ -61,6 +61,7 @@ class Pool:
     question: Question
     model: str
     temperature: float
+    recorded: str  # ISO date
     samples: tuple[Sample, ...]
     runs: tuple[Run, ...] = ()
     calls: tuple[Call, ...] = ()
@@ -71,6 +72,7 @@ class Pool:
             "question": self.question.to_json(),
             "model": self.model,
             "temperature": self.temperature,
+            "recorded": self.recorded,
             "samples": [asdict(sample) for sample in self.samples],
             "runs": [asdict(run) for run in self.runs],
             "calls": [asdict(call) for call in self.calls],
@@ -86,6 +88,7 @@ class Pool:
                 question=Question.from_json(row["question"]),
                 model=row["model"],
                 temperature=row["temperature"],
+                recorded=row["recorded"],
                 samples=tuple(Sample(**sample) for sample in row["samples"]),
                 runs=tuple(Run(**run) for run in row["runs"]),
                 calls=tuple(Call(**call) for call in row["calls"]),

@@ -224,7 +224,7 @@ def conformal_factor(upper: Floats, actual: Sequence[Floats], level: float) -> f
     return float(np.quantile(ratios, corrected, method="higher"))
 
 
-def calibrate(scores: HeldOut, data: Examples, *, level: float, speed_error: Floats) -> Calibration:
+def calibrate(scores: HeldOut, *, level: float, speed_error: Floats) -> Calibration:
     """Isotonic map of accuracy, conformal factors of tokens per strategy and of seconds."""
     xs, ys = isotonic(scores.raw_accuracy, scores.accuracy)
     factors: dict[StrategySpec, float] = {}
@@ -265,6 +265,6 @@ def train(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, step_tokens: i
     parts = folds(data.pools)
     scores, boosters = held_out(data, menu, step_tokens=step_tokens, parts=parts)
     errors = speed_errors(data, boosters, parts)
-    calibration = calibrate(scores, data, level=level, speed_error=errors)
+    calibration = calibrate(scores, level=level, speed_error=errors)
     model = fit(data, menu, step_tokens=step_tokens).calibrated(calibration)
     return Trained(model=model, scores=scores, speed_error=errors, data=data)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ async def record_question(question: Question, plan: Plan, engine: OpenAIEngine, 
         question=question,
         model=plan.model,
         temperature=float(plan.sampling.get("temperature", 1.0)),
+        recorded=datetime.now(UTC).date().isoformat(),
         samples=tuple(samples),
         runs=tuple(runs),
         calls=calls,

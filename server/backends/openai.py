@@ -208,6 +208,10 @@ class OpenAIEngine:
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             # nothing reached the engine, so asking again can't repeat any work
             raise _Retry(EngineError(f"the engine can't be reached: {type(error).__name__}", status=503)) from error
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+            # typically a kept-alive connection that the engine had just closed; whatever it had begun for us ended
+            # with the connection
+            raise _Retry(EngineError(f"the engine broke off: {type(error).__name__}", status=502)) from error
         except httpx.TimeoutException as error:
             raise EngineError("the engine did not begin to answer in time", status=504) from error
         if response.status_code == 200:

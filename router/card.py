@@ -1,0 +1,110 @@
+"""The model card: what a trained allocator was made of, how good it is, and what it must not be used for."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed
+from pathlib import Path
+
+import numpy as np
+
+from router.evaluation import calibration_quality
+from router.features import FEATURE_NAMES, FEATURES_VERSION
+from router.predictors import SPEC_FEATURES
+from router.training import FOLDS, Trained
+from strategies.types import StrategySpec
+
+_SHOWN_FEATURES = 15
+
+
+def write_card(path: Path, trained: Trained, *, version: str, source: str) -> None:
+    """Deterministic: the same pools give the same card."""
+    path.write_text("\n".join([*_head(trained, version, source), *_held_out(trained), *_importances(trained)]) + "\n")
+
+
+def _head(trained: Trained, version: str, source: str) -> list[str]:
+    pools = trained.data.pools
+    dates = sorted({pool.recorded for pool in pools})
+    engines = sorted({pool.model for pool in pools})
+    temperatures = sorted({pool.temperature for pool in pools})
+    return [
+        f"# Allocator model {version}",
+        "",
+        "Written by `apportion train`; do not edit.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| data | `{source}`: {len(pools)} questions of {len({p.question.family for p in pools})} families, "
+        f"{sum(len(p.samples) for p in pools)} samples, recorded {' to '.join(dict.fromkeys((dates[0], dates[-1])))} |",
+        f"| engine's model | {', '.join(engines)}, temperature {', '.join(f'{t:g}' for t in temperatures)} |",
+        f"| query features | version {FEATURES_VERSION}, {len(FEATURE_NAMES)} of them |",
+        f"| made with | LightGBM {installed('lightgbm')}, NumPy {installed('numpy')} |",
+        f"| level of the upper bounds | {trained.model.calibration.level:g} |",
+        "",
+        "## Not for",
+        "",
+        "- another model than the one named above: accuracy, length and speed are that model's; calibrate again;",
+        "- questions unlike the recorded ones: nothing in these files notices that a query is out of distribution;",
+        "- other hardware, for seconds: the gateway corrects them by what it sees, starting from these.",
+        "",
+    ]
+
+
+def _held_out(trained: Trained) -> list[str]:
+    """Figures on questions that the predicting booster had not seen (cross-fitting)."""
+    scores, model = trained.scores, trained.model
+    calibrated = np.interp(scores.raw_accuracy, model.calibration.accuracy_x, model.calibration.accuracy_y)
+    raw_ece, raw_brier = calibration_quality(scores.raw_accuracy, scores.accuracy)
+    ece, brier = calibration_quality(calibrated, scores.accuracy)
+    base = calibration_quality(np.array([model.means[spec].accuracy for spec in scores.spec]), scores.accuracy)[1]
+    speed = np.abs(1 / trained.speed_error - 1)
+    lines = [
+        f"## Held out ({FOLDS} folds by question)",
+        "",
+        "Accuracy: calibration error (ECE, ten equally filled bins) and mean squared error against the soft labels.",
+        "",
+        "| | ECE | MSE |",
+        "|---|---|---|",
+        f"| each strategy's average | | {base:.4f} |",
+        f"| boosters | {raw_ece:.4f} | {raw_brier:.4f} |",
+        f"| boosters, isotonic (fitted on these same predictions) | {ece:.4f} | {brier:.4f} |",
+        "",
+        f"Seconds of one engine call at its true length: median error {np.median(speed):.0%}, nine of ten within "
+        f"{np.quantile(speed, 0.9):.0%}.",
+        "",
+        "| strategy | mean accuracy | mean tokens | median token error | upper bound covers, uncorrected | factor |",
+        "|---|---|---|---|---|---|",
+    ]
+    for spec in dict.fromkeys(scores.spec):
+        lines.append(_spec_line(trained, spec))
+    lines += ["", "| family | questions | one sample right | predicted for one sample |", "|---|---|---|---|"]
+    single = [i for i, spec in enumerate(scores.spec) if spec.method == "single"]
+    families = dict.fromkeys(pool.question.family for pool in trained.data.pools)
+    for family in sorted(families):
+        rows = [i for i in single if trained.data.pools[int(scores.question[i])].question.family == family]
+        if rows:
+            lines.append(
+                f"| {family} | {len(rows)} | {scores.accuracy[rows].mean():.2f} | {calibrated[rows].mean():.2f} |"
+            )
+    return lines
+
+
+def _spec_line(trained: Trained, spec: StrategySpec) -> str:
+    scores, means = trained.scores, trained.model.means[spec]
+    rows = [i for i, other in enumerate(scores.spec) if other == spec]
+    actual = np.array([scores.tokens[i].mean() for i in rows])
+    error = np.median(np.abs(scores.tokens_predicted[rows] - actual) / actual)
+    covered = np.mean([(scores.tokens[i] <= scores.tokens_upper[i]).mean() for i in rows])
+    factor = trained.model.calibration.tokens_factor[spec]
+    return f"| {spec} | {means.accuracy:.3f} | {means.tokens:.1f} | {error:.0%} | {covered:.1%} | {factor:.3f} |"
+
+
+def _importances(trained: Trained) -> list[str]:
+    names = [*FEATURE_NAMES, *SPEC_FEATURES]
+    gains = trained.model.accuracy.feature_importance("gain")
+    best = np.argsort(-gains, kind="stable")[:_SHOWN_FEATURES]
+    return [
+        "",
+        "## What the accuracy booster looks at most (share of gain)",
+        "",
+        *(f"- {names[i]}: {gains[i] / gains.sum():.1%}" for i in best),
+    ]
