@@ -258,7 +258,7 @@ def _unknown(spec: StrategySpec) -> Prediction:
 
 def _predict(booster: lgb.Booster, rows: Floats, *, raw: bool = False) -> Floats:
     # one thread: a handful of rows take longer to hand out than to predict
-    return cast("Floats", booster.predict(rows, raw_score=raw, num_threads=1))
+    return cast("Floats", cast("Any", booster).predict(rows, raw_score=raw, num_threads=1))
 
 
 def _text(booster: lgb.Booster) -> str:

@@ -142,7 +142,7 @@ def _cross_calibrated(
 
 
 def _where(scores: HeldOut, mask: NDArray[np.bool_]) -> HeldOut:
-    rows = np.flatnonzero(mask)
+    rows = [int(i) for i in np.flatnonzero(mask)]
     return HeldOut(
         question=scores.question[rows],
         spec=[scores.spec[i] for i in rows],
@@ -262,7 +262,8 @@ def _tokens_quality(scores: HeldOut, parts: Sequence[Sequence[int]]) -> tuple[fl
         inside = np.isin(scores.question, list(part))
         for spec in dict.fromkeys(scores.spec):
             same = np.array([other == spec for other in scores.spec])
-            fitted, judged = np.flatnonzero(same & ~inside), np.flatnonzero(same & inside)
+            fitted = [int(i) for i in np.flatnonzero(same & ~inside)]
+            judged = [int(i) for i in np.flatnonzero(same & inside)]
             factor = conformal_factor(scores.tokens_upper[fitted], [scores.tokens[i] for i in fitted], 0.9)
             covered += [float((scores.tokens[i] <= scores.tokens_upper[i] * factor).mean()) for i in judged]
     actual = np.array([draws.mean() for draws in scores.tokens])

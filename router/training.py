@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightgbm as lgb
 import numpy as np
@@ -96,13 +96,12 @@ def fit(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> Bo
     means = spec_means(data, menu)
     rows, specs, targets = accuracy_rows(data, menu)
     init = np.array([logit(means[spec].accuracy) for spec in specs])
-    accuracy = lgb.train(dict(ACCURACY), lgb.Dataset(rows, targets, init_score=init, free_raw_data=True), ROUNDS)
+    accuracy = _boost(ACCURACY, rows, targets, start=init)
     lengths = np.array([sample.tokens for pool in data.pools for sample in pool.samples], dtype=float)
     owners = np.repeat(data.features, [len(pool.samples) for pool in data.pools], axis=0)
-    mean_length = lgb.train({**LENGTH, "objective": "poisson"}, lgb.Dataset(owners, lengths), ROUNDS)
+    mean_length = _boost({**LENGTH, "objective": "poisson"}, owners, lengths)
     quantiles = {
-        q: lgb.train({**LENGTH, "objective": "quantile", "alpha": q}, lgb.Dataset(owners, np.log1p(lengths)), ROUNDS)
-        for q in QUANTILES
+        q: _boost({**LENGTH, "objective": "quantile", "alpha": q}, owners, np.log1p(lengths)) for q in QUANTILES
     }
     calls = [call for pool in data.pools for call in pool.calls]
     first_token, per_token = fit_speed(calls)
@@ -127,10 +126,13 @@ def fit_speed(calls: Sequence[Call]) -> tuple[lgb.Booster, lgb.Booster]:
     rows = np.array([[call.prompt_tokens, call.running, call.added] for call in usable], dtype=float)
     first = np.log([max(call.first_token_seconds, 1e-4) for call in usable])
     each = np.log([max((call.seconds - call.first_token_seconds) / (call.longest - 1), 1e-5) for call in usable])
-    return (
-        lgb.train(dict(SPEED), lgb.Dataset(rows, first), ROUNDS),
-        lgb.train(dict(SPEED), lgb.Dataset(rows, each), ROUNDS),
-    )
+    return _boost(SPEED, rows, first), _boost(SPEED, rows, each)
+
+
+def _boost(parameters: Mapping[str, Any], rows: Floats, targets: Floats, *, start: Floats | None = None) -> lgb.Booster:
+    """`start`: what each row begins with, on the objective's raw scale."""
+    train = cast("Callable[..., lgb.Booster]", vars(lgb)["train"])  # LightGBM's own types are partly unknown
+    return train(dict(parameters), lgb.Dataset(rows, targets, init_score=start), num_boost_round=ROUNDS)
 
 
 def spec_means(data: Examples, menu: Sequence[StrategySpec]) -> dict[StrategySpec, SpecMeans]:

@@ -156,7 +156,7 @@ def calibrate(path: Path | None, out: Path, per_family: int, samples: int, seed:
                 seed=seed,
                 sweep_load=not no_sweep,
                 say=lambda text: click.echo(text, err=True),
-            )  # fmt: skip
+            )
         )
     )
     click.echo(out)
@@ -173,7 +173,6 @@ def calibrate(path: Path | None, out: Path, per_family: int, samples: int, seed:
 def train(path: Path | None, pools: Path, out: Path) -> None:
     """Learn the allocator's models from recorded pools. The same pools give the same files."""
     from router.card import write_card
-
     from router.pools import read_pools
     from router.training import train as fit
 
@@ -203,9 +202,9 @@ def evaluate(path: Path | None, pools: Path, json_path: Path | None) -> None:
     Every question is predicted by a model that has not seen it (cross-fitting). Nothing is written but --json.
     """
     import orjson
+
     from router.evaluation import evaluate as compare
     from router.evaluation import table
-
     from router.pools import read_pools
 
     config = _config(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Gateway:
         return self.config.engine.model or next(iter(self.engine.profile.models), "default")
 
     @contextlib.contextmanager
-    def admit(self) -> Iterator[None]:
+    def admit(self) -> Generator[None]:
         """A place among the requests in flight. Raises Overloaded when all are taken: no queue, no waiting."""
         if self.in_flight >= self.config.server.max_in_flight:
             raise Overloaded

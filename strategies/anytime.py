@@ -1,4 +1,4 @@
-"""Run a strategy so that there is always a best answer so far: at the deadline, at the budget, when the engine fails."""
+"""Run a strategy so that there is always a best answer so far: at the deadline, the budget, a failing engine."""
 
 from __future__ import annotations
 

@@ -54,10 +54,12 @@ class Ledger:
         self._held += limit
         return Lease(self, limit)
 
-    def _count(self, tokens: int) -> None:
+    def count(self, tokens: int) -> None:
+        """For leases: tokens seen."""
         self._spent += tokens
 
-    def _settle(self, lease: Lease, *, charged: int) -> None:
+    def settle(self, lease: Lease, *, charged: int) -> None:
+        """For leases: turn a reservation into what was spent, and what a cancelled sequence may still have made."""
         self._held -= lease.limit
         self._held += lease.seen
         self._written_off += charged - lease.seen
@@ -78,12 +80,12 @@ class Lease:
         """Tokens that came in. An engine that overshoots its own max_tokens is held to the reservation."""
         tokens = min(tokens, self.limit - self.seen)
         self.seen += tokens
-        self._ledger._count(tokens)
+        self._ledger.count(tokens)
 
     def correct(self, total: int) -> None:
         """The engine's own final count for this sequence."""
         total = max(0, min(total, self.limit))
-        self._ledger._count(total - self.seen)
+        self._ledger.count(total - self.seen)
         self.seen = total
 
     def close(self, *, cancelled: bool) -> None:
@@ -92,4 +94,4 @@ class Lease:
             return
         self._closed = True
         charged = min(self.limit, self.seen + CANCEL_SLACK) if cancelled else self.seen
-        self._ledger._settle(self, charged=charged)
+        self._ledger.settle(self, charged=charged)

@@ -76,7 +76,7 @@ class StrategySpec:
         match = _SPEC.fullmatch(text.strip())
         if match is None:
             raise ValueError(
-                f"{text[:80]!r} is not a strategy: write 'single', 'majority_vote@8', 'best_of_n@8' or 'beam_search@4x4'"
+                f"{text[:80]!r} is no strategy: write 'single', 'majority_vote@8', 'best_of_n@8' or 'beam_search@4x4'"
             )
         method, size = match["method"], match["size"]
         options = [option for option in (match["options"] or "").split(":") if option]

@@ -9,6 +9,7 @@ The child ends when its standard input closes, so it never outlives the gateway,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import socket
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -150,7 +152,8 @@ def _healthy(url: str) -> bool:  # pragma: no cover - the child process
 
 
 def _serve(threads: int, slots: int, context: int, port: int) -> None:  # pragma: no cover - the child process
-    import xllamacpp
+    # imported by name: the wheel carries no types, and the parent process must not load llama.cpp
+    xllamacpp: Any = importlib.import_module("xllamacpp")
 
     report = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # llama.cpp's own log must not mix with our one line

@@ -7,6 +7,7 @@ stops the work on the engine at once, on every engine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -179,7 +180,7 @@ class OpenAIEngine:
         if top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": max(top_logprobs, 1)}
         if stop:
-            asked = body.get("stop") or []
+            asked = cast("str | list[str]", body.get("stop") or [])
             body["stop"] = [*([asked] if isinstance(asked, str) else asked), *stop]
             body |= profile.tell_stop
         if prefix:
@@ -190,7 +191,7 @@ class OpenAIEngine:
     async def _open(self, body: Mapping[str, Any], request_id: str) -> httpx.Response:
         """Send the request and wait for its head. Tries again only while nothing has been generated."""
         content = orjson.dumps(body)
-        headers = {"content-type": "application/json", "x-request-id": request_id}
+        headers = {"content-type": "application/json", "x-request-id": request_id, **self.profile.headers}
         try:
             async for attempt in stamina.retry_context(
                 on=_Retry, attempts=self._settings.retries + 1, wait_initial=0.1, wait_max=2.0, timeout=None
@@ -244,7 +245,7 @@ class OpenAIEngine:
                 yield Delta(index=-1, prompt_tokens=int(usage["prompt_tokens"]))
             for choice in choices:
                 running_total = usage.get("completion_tokens") if usage else None
-                stop_word = (event.get("__verbose") or {}).get("stopping_word")
+                stop_word = cast("dict[str, Any]", event.get("__verbose") or {}).get("stopping_word")
                 delta = _delta(choice, counted, running_total, stop_word or None)
                 if delta.finish_reason is None:
                     yield delta
@@ -310,6 +311,7 @@ async def _events(response: httpx.Response, settings: EngineSettings) -> AsyncIt
                 continue
             data = line[5:].strip()
             if data == b"[DONE]":
+                await _drain(chunks)
                 return
             try:
                 event = orjson.loads(data)
@@ -319,13 +321,21 @@ async def _events(response: httpx.Response, settings: EngineSettings) -> AsyncIt
                 yield cast("dict[str, Any]", event)
 
 
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
+    """Read the stream's end, so that its connection can be used again. It comes at once or is not worth waiting for."""
+    with contextlib.suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(0.1):
+            async for _ in chunks:
+                pass
+
+
 def _delta(
     choice: Mapping[str, Any], counted: dict[int, int], running_total: int | None, stop_word: str | None
 ) -> Delta:
     """One chunk's choice. Tokens by the engine's running count, else by logprob entries, else one a piece."""
     index = int(choice.get("index") or 0)
     piece = cast("dict[str, Any]", choice.get("delta") or {})
-    content = cast("list[dict[str, Any]]", (choice.get("logprobs") or {}).get("content") or [])
+    content = cast("list[dict[str, Any]]", cast("dict[str, Any]", choice.get("logprobs") or {}).get("content") or [])
     text = piece.get("content") or ""
     reasoning = piece.get("reasoning") or piece.get("reasoning_content") or ""
     tool_calls = cast("list[dict[str, Any]]", piece.get("tool_calls") or [])

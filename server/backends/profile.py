@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -21,6 +21,7 @@ class EngineProfile:
     stream_options: Mapping[str, Any] = field(default_factory=lambda: {"include_usage": True})
     continuation: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that continue the last message
     tell_stop: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that make it name the stop string
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])  # sent with every call
     greedy_n: bool = False  # accepts n > 1 at temperature 0
     running_metric: str | None = None  # gauge of sequences in work, on /metrics
     waiting_metric: str | None = None
@@ -40,6 +41,7 @@ LLAMA_CPP = EngineProfile(
     max_n=1,  # its slots, read from /props
     usage_per_choice=True,
     tell_stop={"verbose": True},
+    headers={"connection": "close"},  # it announces keep-alive and closes after a stream all the same
     greedy_n=True,
     running_metric="llamacpp:requests_processing",
     waiting_metric="llamacpp:requests_deferred",
@@ -58,8 +60,8 @@ async def probe(client: httpx.AsyncClient) -> EngineProfile:
     profile = replace(profile, models=tuple(str(model["id"]) for model in listed if "id" in model))
     context = next((model["max_model_len"] for model in listed if model.get("max_model_len")), None)
     if profile.name == "llama.cpp":
-        props = (await client.get("/props")).json()
+        props = cast("dict[str, Any]", (await client.get("/props")).json())
         slots = int(props.get("total_slots") or 1)
-        context = (props.get("default_generation_settings") or {}).get("n_ctx")
+        context = cast("dict[str, Any]", props.get("default_generation_settings") or {}).get("n_ctx")
         profile = replace(profile, max_n=slots)
     return replace(profile, context=context)
