@@ -39,7 +39,7 @@ ACCURACY: Mapping[str, Any] = {**_COMMON, "objective": "cross_entropy", "num_lea
 LENGTH: Mapping[str, Any] = {**_COMMON, "num_leaves": 8, "min_data_in_leaf": 100}
 SPEED: Mapping[str, Any] = {
     **_COMMON,
-    "objective": "regression_l1",
+    "objective": "huber",
     "num_leaves": 8,
     "min_data_in_leaf": 10,
     "lambda_l2": 1.0,
