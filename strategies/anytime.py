@@ -9,7 +9,7 @@ from dataclasses import replace
 from strategies.answers import expected_form
 from strategies.sampling import MeteredSampler
 from strategies.types import Answer, Candidate, CutShort, EngineError, Query, Strategy, StrategySpec, Tools
-from strategies.voting import vote
+from strategies.voting import usable, vote
 
 
 class NothingYet(Exception):
@@ -63,7 +63,10 @@ def _unfinished(answer: Answer) -> bool:
 def _best_so_far(best: Answer | None, candidates: list[Candidate], query: Query, cut: CutShort, note: str) -> Answer:
     """The last published answer; before the first one, the partial candidate that got furthest."""
     if best is not None and best.winners:
-        return replace(best, cut_short=cut, note=note or best.note)
+        known = {candidate.index for candidate in best.winners}
+        partial = [candidate for candidate in usable(candidates) if candidate.index not in known]
+        winners = (*best.winners, *partial)[: query.answers]  # who asked for n answers gets the unfinished ones too
+        return replace(best, winners=winners, cut_short=cut, note=note or best.note)
     if not candidates:
         raise NothingYet("no token had come when the deadline was reached")
     partial = vote(candidates, form=expected_form(query), answers=query.answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from strategies.ledger import Lease, Ledger
@@ -174,7 +175,8 @@ class MeteredSampler:
                     continue
                 draft.add(delta)
                 if self._listener is not None:
-                    await self._listener(delta)
+                    own = delta if delta.index == draft.index else replace(delta, index=draft.index)
+                    await self._listener(own)  # numbered within the request, not within the call
                 if delta.finish_reason is not None:
                     del open_drafts[delta.index]
                     yield draft.close(delta.finish_reason, delta.stop_reason)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from router.features import Features
 from server.api.body import ClientGone, while_connected
 from server.api.response import apportion, finish_reason, message, usage
 from server.errors import ApiError, DeadlineExceeded, InternalError, error_body, from_engine
@@ -24,7 +25,7 @@ from strategies.anytime import NothingYet
 from strategies.types import Allocation, Candidate, Delta, EngineError, Outcome, Query
 
 logger = logging.getLogger("apportion")
-KEEP_ALIVE = 10.0  # seconds between comments while nothing else is sent
+KEEP_ALIVE = 5.0  # seconds between comments while nothing else is sent
 _AHEAD = 64  # pieces read ahead of a slow client; then the engine has to wait
 Chunk = Mapping[str, Any]
 
@@ -32,20 +33,28 @@ Chunk = Mapping[str, Any]
 class EventStream(Response):
     """Sends what a generator of events yields, and closes it when the client goes."""
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], *, place: AbstractContextManager[Any]
+    ) -> None:
+        """`place`: left when the stream has ended, however it ends."""
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache", **headers})
         del self.headers["content-length"]
         self._events = events
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await while_connected(receive, self._send(send))
-        except ClientGone:
-            logger.debug("client left a stream")
+        with self._place:
+            try:
+                await while_connected(receive, self._send(send))
+            except ClientGone:
+                logger.debug("client left a stream")
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._events):
+            # the start waits for the first event: a failure before it raises here, and gets a status of its own
+            event = await anext(self._events)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
             async for event in self._events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -94,6 +103,8 @@ class Chunks:
     def last(self, outcome: Outcome, query: Query, *, include_usage: bool, extra: Chunk) -> list[dict[str, Any]]:
         """The finish of every choice, then the usage when it was asked for. `apportion` rides on the last of them."""
         winners = outcome.answer.winners if outcome.answer else ()
+        if outcome.allocation.spec.method == "single":  # its choices were streamed under the order of drawing
+            winners = sorted(winners, key=lambda candidate: candidate.index)
         chunks = [self.piece(i, {}, finish=finish_reason(candidate)) for i, candidate in enumerate(winners)]
         if include_usage:
             for chunk in chunks:
@@ -105,13 +116,24 @@ class Chunks:
 
 
 async def events(
-    pipeline: Pipeline, query: Query, allocation: Allocation, *, created: int, include_usage: bool, include: list[str]
+    pipeline: Pipeline,
+    query: Query,
+    allocation: Allocation,
+    *,
+    created: int,
+    include_usage: bool,
+    include: Sequence[str] = (),
+    features: Features | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of one request, up to [DONE]. Closing the generator cancels the work."""
+    """The events of one request, up to [DONE]. Closing the generator cancels the work.
+
+    Raises ApiError for a failure before the first event; after it, the failure is an event.
+    """
     chunks = Chunks(query, created=created)
     live = allocation.spec.method == "single"
     queue: asyncio.Queue[Delta] = asyncio.Queue(_AHEAD)
     begun: set[int] = set()
+    started = False
 
     async def listen(event: Delta | Candidate) -> None:
         if live and isinstance(event, Delta) and event.index >= 0:
@@ -123,22 +145,27 @@ async def events(
             piece = await _next(queue, work)
             if piece is None:
                 if not work.done():
+                    started = True
                     yield b": waiting\n\n"
                 continue
+            started = True
             if piece.index not in begun:
                 begun.add(piece.index)
                 yield _data(chunks.piece(piece.index, {"role": "assistant", "content": ""}))
             if piece.text or piece.reasoning or piece.tool_calls:
                 yield _data(chunks.passed_on(piece))
         outcome = work.result()
+        started = True
         answer = outcome.answer
         for place, candidate in enumerate(answer.winners if answer is not None and not live else ()):
             for chunk in chunks.whole(place, candidate):
                 yield _data(chunk)
-        extra = apportion(outcome, query, include)
+        extra = apportion(outcome, query, include, features)
         for chunk in chunks.last(outcome, query, include_usage=include_usage, extra=extra):
             yield _data(chunk)
-    except Exception as error:  # noqa: BLE001 - the status is sent: whatever failed can only be told in the stream
+    except Exception as error:
+        if not started:
+            raise translated(error, query) from error
         yield b"data: " + error_body(translated(error, query)) + b"\n\n"
     finally:
         work.cancel()
