@@ -6,13 +6,14 @@ Resumable: every finished question is one line of `<out>.partial`, written at on
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -171,13 +172,14 @@ async def record(
 ) -> list[Pool]:
     """Record every question that `<out>.partial` does not hold yet, then write `out`.
 
-    Raises EngineError; what was recorded until then stays and the next call goes on after it.
+    Raises EngineError, ValueError; what was recorded until then stays and the next call goes on after it.
     """
     partial = out.with_name(out.name + ".partial")
     done = _resume(partial)
     known, started = len(done), time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("ab") as lines:
+        _claim(lines, partial)
         for question in questions:
             if question.id in done:
                 continue
@@ -200,6 +202,14 @@ async def record(
     write_pools(out, pools)
     partial.unlink()
     return pools
+
+
+def _claim(file: BinaryIO, partial: Path) -> None:
+    """Two recordings into one file would tear each other's lines. Raises ValueError when another one is running."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"another calibration is writing {partial}") from None
 
 
 def _resume(partial: Path) -> dict[str, Pool]:

@@ -224,5 +224,5 @@ async def _cleanly(work: Any) -> None:
 
     try:
         await work
-    except (EngineError, EmbeddedEngineError, ImportError) as error:
+    except (EngineError, EmbeddedEngineError, ImportError, ValueError) as error:
         raise _Clear(str(error)) from None

@@ -53,7 +53,9 @@ async def run(
         if best is None and not sampler.candidates:
             raise
         cut, note = "engine_error", str(error)
-    return _best_so_far(best, sampler.candidates, query, cut, note)
+    # the pieces of a beam search are steps, not answers: they stand in only while there is nothing else
+    pieces = sampler.candidates if best is None or spec.method != "beam_search" else []
+    return _best_so_far(best, pieces, query, cut, note)
 
 
 def _unfinished(answer: Answer) -> bool:

@@ -22,9 +22,6 @@ class EngineProfile:
     continuation: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that continue the last message
     tell_stop: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that make it name the stop string
     headers: Mapping[str, str] = field(default_factory=dict[str, str])  # sent with every call
-    greedy_n: bool = False  # accepts n > 1 at temperature 0
-    running_metric: str | None = None  # gauge of sequences in work, on /metrics
-    waiting_metric: str | None = None
 
 
 # Measured on vLLM 0.32 and xllamacpp 2026.10 (llama.cpp's own server); see docs/engines.md.
@@ -33,8 +30,6 @@ VLLM = EngineProfile(
     max_n=64,
     stream_options={"include_usage": True, "continuous_usage_stats": True},
     continuation={"continue_final_message": True, "add_generation_prompt": False},
-    running_metric="vllm:num_requests_running",
-    waiting_metric="vllm:num_requests_waiting",
 )
 LLAMA_CPP = EngineProfile(
     name="llama.cpp",
@@ -42,9 +37,6 @@ LLAMA_CPP = EngineProfile(
     usage_per_choice=True,
     tell_stop={"verbose": True},
     headers={"connection": "close"},  # it announces keep-alive and closes after a stream all the same
-    greedy_n=True,
-    running_metric="llamacpp:requests_processing",
-    waiting_metric="llamacpp:requests_deferred",
 )
 OTHER = EngineProfile(name="openai")
 _BY_OWNER = {"vllm": VLLM, "llamacpp": LLAMA_CPP}
