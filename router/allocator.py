@@ -23,7 +23,10 @@ class Allocator:
     default_max_tokens: int
 
     def allocate(self, query: Query, menu: Sequence[StrategySpec], load: Load, *, now: float) -> Allocation:
-        """Raises BudgetInfeasible for a strict budget that nothing fits."""
+        """Raises BudgetInfeasible for a strict budget that nothing fits.
+
+        Where neither the menu nor the strategy asked for can be offered, it is `single`, and the reason says so.
+        """
         return self.explain(query, menu, load, now=now)[1]
 
     def explain(
@@ -31,40 +34,52 @@ class Allocator:
     ) -> tuple[Features, Allocation]:
         """The same, with the features it was decided on."""
         features = extract(query)
-        requested = query.requested
-        specs = list(menu) if requested is None or requested in menu else [*menu, requested]
+        asked = query.requested
+        specs = list(menu) if asked is None or asked in menu else [*menu, asked]
+        rows = self._predictions(query, features, specs, load)
+        instead = ""
+        if asked is None:
+            if rows and all(row.reason for row in rows):
+                instead = f"single, because nothing on the menu can be offered ({rows[0].spec}: {rows[0].reason})"
+        elif refused := not_offered(asked, query, max_candidates=self.max_candidates):
+            instead = f"single instead of {asked}: {refused}"
+            query = replace(query, requested=SINGLE)
+        if instead and not any(row.spec == SINGLE and not row.reason for row in rows):
+            rows = [row for row in rows if row.spec != SINGLE] + [self._by_the_prior(query, features, SINGLE, load)]
         allocation = choose(
             query,
-            self._predictions(query, features, specs, load),
+            rows,
             now=now,
             decided_by=self.predictor.name,
             model_version=self.predictor.version,
         )
-        return features, self._runnable(query, allocation)
+        if instead:
+            chosen = allocation.chosen
+            cut = "" if chosen is None or chosen.feasible else f"; it may not fit ({chosen.reason})"
+            allocation = replace(allocation, reason=instead + cut)
+        return features, allocation
 
     def _predictions(
         self, query: Query, features: Features, specs: Sequence[StrategySpec], load: Load
     ) -> list[Prediction]:
-        # n answers need at least n draws of `single` too, and no strategy spends more than the budget lets it
-        limit = min(query.max_tokens or self.default_max_tokens, query.budget.max_total_tokens)
-        rows = list(self.predictor.predict(features, specs, load, max_tokens=limit))
-        asked = query.requested
-        if (
-            asked is not None
-            and (at := next((i for i, row in enumerate(rows) if row.spec == asked and row.reason), None)) is not None
-        ):
-            rows[at] = self.fallback.predict(features, [asked], load, max_tokens=limit)[0]
-        return [self._offered(query, row) for row in rows]
+        rows = self.predictor.predict(features, specs, load, max_tokens=self._limit(query))
+        return [
+            self._by_the_prior(query, features, row.spec, load)
+            if row.spec == query.requested and row.reason
+            else self._offered(query, row)
+            for row in rows
+        ]
+
+    def _by_the_prior(self, query: Query, features: Features, spec: StrategySpec, load: Load) -> Prediction:
+        (row,) = self.fallback.predict(features, [spec], load, max_tokens=self._limit(query))
+        return self._offered(query, row)
+
+    def _limit(self, query: Query) -> int:
+        """Tokens of one candidate: no strategy spends more than the budget lets it."""
+        return min(query.max_tokens or self.default_max_tokens, query.budget.max_total_tokens)
 
     def _offered(self, query: Query, row: Prediction) -> Prediction:
-        if row.spec == SINGLE and query.answers > 1:
+        if row.spec == SINGLE and query.answers > 1:  # n answers need n draws of `single` too
             row = replace(row, tokens=row.tokens * query.answers, tokens_upper=row.tokens_upper * query.answers)
         refused = not_offered(row.spec, query, max_candidates=self.max_candidates)
         return replace(row, reason=refused) if refused else row
-
-    def _runnable(self, query: Query, allocation: Allocation) -> Allocation:
-        """A strategy asked for by name that can't work on this query becomes `single`, and the reason says so."""
-        why = not_offered(allocation.spec, query, max_candidates=self.max_candidates)
-        if not why:
-            return allocation
-        return replace(allocation, spec=SINGLE, reason=f"single instead of {allocation.spec}: {why}")

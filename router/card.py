@@ -10,7 +10,7 @@ import numpy as np
 from router.evaluation import calibration_quality
 from router.features import FEATURE_NAMES, FEATURES_VERSION
 from router.predictors import SPEC_FEATURES
-from router.training import FOLDS, Trained
+from router.training import FOLDS, Trained, shrunk
 from strategies.types import StrategySpec
 
 _SHOWN_FEATURES = 15
@@ -38,6 +38,8 @@ def _head(trained: Trained, version: str, source: str) -> list[str]:
         f"| engine's model | {', '.join(engines)}, temperature {', '.join(f'{t:g}' for t in temperatures)} |",
         f"| query features | version {FEATURES_VERSION}, {len(FEATURE_NAMES)} of them |",
         f"| made with | LightGBM {installed('lightgbm')}, NumPy {installed('numpy')} |",
+        f"| weight of predicted differences between strategies | {trained.model.calibration.gain_weight:g} "
+        "(0: every query gets the average differences, 1: they are believed in full) |",
         f"| level of the upper bounds | {trained.model.calibration.level:g} |",
         "",
         "## Not for",
@@ -52,7 +54,9 @@ def _head(trained: Trained, version: str, source: str) -> list[str]:
 def _held_out(trained: Trained) -> list[str]:
     """Figures on questions that the predicting booster had not seen (cross-fitting)."""
     scores, model = trained.scores, trained.model
-    calibrated = np.interp(scores.raw_accuracy, model.calibration.accuracy_x, model.calibration.accuracy_y)
+    calibrated = np.interp(
+        shrunk(scores, model.calibration.gain_weight), model.calibration.accuracy_x, model.calibration.accuracy_y
+    )
     raw_ece, raw_brier = calibration_quality(scores.raw_accuracy, scores.accuracy)
     ece, brier = calibration_quality(calibrated, scores.accuracy)
     base = calibration_quality(np.array([model.means[spec].accuracy for spec in scores.spec]), scores.accuracy)[1]

@@ -147,6 +147,7 @@ def _where(scores: HeldOut, mask: NDArray[np.bool_]) -> HeldOut:
         question=scores.question[rows],
         spec=[scores.spec[i] for i in rows],
         raw_accuracy=scores.raw_accuracy[rows],
+        mean_accuracy=scores.mean_accuracy[rows],
         accuracy=scores.accuracy[rows],
         tokens_predicted=scores.tokens_predicted[rows],
         tokens_upper=scores.tokens_upper[rows],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 
 from strategies.types import Allocation, Prediction, Prices, Query
 
@@ -20,7 +21,7 @@ class BudgetInfeasible(Exception):
     def __init__(self, smallest: Prediction) -> None:
         super().__init__(
             f"no strategy fits the budget; the smallest, {smallest.spec}, needs about "
-            f"max_total_tokens={smallest.tokens_upper:.0f} and deadline_ms={smallest.seconds_upper * 1000:.0f}"
+            f"max_total_tokens={ceil(smallest.tokens_upper)} and deadline_ms={ceil(smallest.seconds_upper * 1000)}"
         )
         self.smallest = smallest
 

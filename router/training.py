@@ -14,7 +14,7 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
-from router.boosted import QUANTILES, Boosted, Calibration, SpecMeans, features_of, logit
+from router.boosted import QUANTILES, Boosted, Calibration, SpecMeans, features_of, logit, shrink
 from router.labels import Label, label_table
 from router.pools import Call, Pool
 from router.predictors import spec_vector
@@ -48,6 +48,8 @@ SPEED: Mapping[str, Any] = {
 }
 ROUNDS = 220
 FEWEST_POOLS = 40
+GAIN_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+GATE_PRICES = (0.0, 0.1, 0.3, 1.0, 3.0)  # utility per 1,000 tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,7 @@ class HeldOut:
     question: NDArray[np.int_]  # index into the examples
     spec: Sequence[StrategySpec]
     raw_accuracy: Floats  # before calibration
+    mean_accuracy: Floats  # the strategy's average on the training questions
     accuracy: Floats  # label
     tokens_predicted: Floats
     tokens_upper: Floats  # before conformal correction
@@ -178,7 +181,7 @@ def held_out(
     data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int, parts: Sequence[Sequence[int]]
 ) -> tuple[HeldOut, list[Boosted]]:
     """Cross-fitted predictions, and the boosters of every fold."""
-    collected: list[tuple[int, StrategySpec, float, float, float]] = []
+    collected: list[tuple[int, StrategySpec, float, float, float, float]] = []
     boosters: list[Boosted] = []
     everything = set(range(len(data)))
     for part in parts:
@@ -188,13 +191,17 @@ def held_out(
             specs = [spec for spec in menu if spec in data.labels[i] and spec in model.means]
             cap = data.pools[i].question.max_tokens
             predicted = model.predict_vector(data.features[i], specs, Load(), max_tokens=cap)
-            collected += [(i, row.spec, row.accuracy, row.tokens, row.tokens_upper) for row in predicted]
+            collected += [
+                (i, row.spec, row.accuracy, row.tokens, row.tokens_upper, model.means[row.spec].accuracy)
+                for row in predicted
+            ]
     collected.sort(key=lambda row: row[0])
     return (
         HeldOut(
             question=np.array([row[0] for row in collected]),
             spec=[row[1] for row in collected],
             raw_accuracy=np.array([row[2] for row in collected]),
+            mean_accuracy=np.array([row[5] for row in collected]),
             accuracy=np.array([data.labels[row[0]][row[1]].accuracy for row in collected]),
             tokens_predicted=np.array([row[3] for row in collected]),
             tokens_upper=np.array([row[4] for row in collected]),
@@ -226,14 +233,44 @@ def conformal_factor(upper: Floats, actual: Sequence[Floats], level: float) -> f
     return float(np.quantile(ratios, corrected, method="higher"))
 
 
+def shrunk(scores: HeldOut, weight: float) -> Floats:
+    """Held-out accuracies after `shrink`."""
+    result = np.empty_like(scores.raw_accuracy)
+    for rows in _by_question(scores):
+        result[rows] = shrink(scores.raw_accuracy[rows], scores.mean_accuracy[rows], weight)
+    return result
+
+
+def _by_question(scores: HeldOut) -> list[NDArray[np.intp]]:
+    return [np.flatnonzero(scores.question == i) for i in dict.fromkeys(scores.question.tolist())]
+
+
+def gain_weight(scores: HeldOut) -> float:
+    """The weight of `shrink` that would have earned most on the held-out questions, over GATE_PRICES."""
+    actual_tokens = np.array([draws.mean() for draws in scores.tokens])
+    groups = _by_question(scores)
+    earned: list[float] = []
+    for weight in GAIN_WEIGHTS:
+        accuracy = shrunk(scores, weight)
+        total = 0.0
+        for price in GATE_PRICES:
+            predicted = accuracy - price * scores.tokens_predicted / 1000
+            actual = scores.accuracy - price * actual_tokens / 1000
+            total += sum(float(actual[rows[predicted[rows].argmax()]]) for rows in groups)
+        earned.append(total)
+    return GAIN_WEIGHTS[int(np.argmax(earned))]
+
+
 def calibrate(scores: HeldOut, *, level: float, speed_error: Floats) -> Calibration:
     """Isotonic map of accuracy, conformal factors of tokens per strategy and of seconds."""
-    xs, ys = isotonic(scores.raw_accuracy, scores.accuracy)
+    weight = gain_weight(scores)
+    xs, ys = isotonic(shrunk(scores, weight), scores.accuracy)
     factors: dict[StrategySpec, float] = {}
     for spec in dict.fromkeys(scores.spec):
         rows = [i for i, other in enumerate(scores.spec) if other == spec]
         factors[spec] = conformal_factor(scores.tokens_upper[rows], [scores.tokens[i] for i in rows], level)
     return Calibration(
+        gain_weight=weight,
         accuracy_x=xs,
         accuracy_y=ys,
         tokens_factor=factors,

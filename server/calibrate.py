@@ -175,11 +175,11 @@ async def record(
     Raises EngineError, ValueError; what was recorded until then stays and the next call goes on after it.
     """
     partial = out.with_name(out.name + ".partial")
-    done = _resume(partial)
-    known, started = len(done), time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("ab") as lines:
         _claim(lines, partial)
+        done = _resume(partial)
+        known, started = len(done), time.monotonic()
         for question in questions:
             if question.id in done:
                 continue

@@ -85,6 +85,8 @@ async def _continue(query: Query, tools: Tools, steps: Steps, root: _Beam | None
     said = root.candidate.text if root is not None else ""
     used = root.candidate.tokens if root is not None else 0
     room = (query.max_tokens - used) if query.max_tokens else steps.tokens
+    own: str | Sequence[str] = query.sampling.get("stop") or ()
+    ends = steps.stop == own if isinstance(own, str) else steps.stop in own
     grown: list[_Beam] = []
     draw = tools.sampler.draw(
         query,
@@ -96,15 +98,18 @@ async def _continue(query: Query, tools: Tools, steps: Steps, root: _Beam | None
     )
     async with aclosing(draw) as stream:
         async for piece in stream:
-            grown.append(_joined(root, piece, steps, query.max_tokens))
+            grown.append(_joined(root, piece, steps, query.max_tokens, ends=ends))
     return grown
 
 
-def _joined(root: _Beam | None, piece: Candidate, steps: Steps, max_tokens: int | None) -> _Beam:
-    """The beam grown by one piece. Done when the engine ended it by itself, or its own length is used up."""
+def _joined(root: _Beam | None, piece: Candidate, steps: Steps, max_tokens: int | None, *, ends: bool) -> _Beam:
+    """The beam grown by one piece. Done when the engine ended it by itself, or its own length is used up.
+
+    ends: the client's own stop strings hold the step's, so that it ends the answer and not only a step.
+    """
     before = root.candidate if root is not None else None
     tokens = piece.tokens + (before.tokens if before else 0)
-    at_boundary = piece.finish_reason == "stop" and piece.stop_reason == steps.stop
+    at_boundary = piece.finish_reason == "stop" and piece.stop_reason == steps.stop and not ends
     exhausted = max_tokens is not None and tokens >= max_tokens
     ended = piece.finish_reason not in (None, "length") and not at_boundary
     summaries = [c.logprobs for c in (before, piece) if c is not None and c.logprobs is not None]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from strategies.ledger import Lease, Ledger
-from strategies.types import Candidate, Delta, Engine, LogprobSummary, Query
+from strategies.types import Candidate, Delta, Engine, EngineError, LogprobSummary, Query
 
 Listener = Callable[[Delta | Candidate], Awaitable[None]]
 
@@ -151,6 +151,7 @@ class MeteredSampler:
         top_logprobs: int | None,
     ) -> AsyncGenerator[Candidate, None]:
         open_drafts = dict(enumerate(batch))
+        overran = False
         stream = self._engine.sample(
             query,
             n=len(batch),
@@ -168,6 +169,7 @@ class MeteredSampler:
                 if draft is None:
                     continue
                 if delta.tokens > draft.lease.limit - draft.lease.seen:  # an engine that ignores max_tokens
+                    overran = True
                     del open_drafts[delta.index]
                     yield draft.close("length")
                     if not open_drafts:
@@ -180,6 +182,10 @@ class MeteredSampler:
                 if delta.finish_reason is not None:
                     del open_drafts[delta.index]
                     yield draft.close(delta.finish_reason, delta.stop_reason)
+                    if overran and not open_drafts:
+                        return  # what still comes are tokens that were never asked for
+        if any(draft.started for draft in open_drafts.values()) or len(open_drafts) == len(batch):
+            raise EngineError("the engine ended its stream in the middle of an answer")
 
 
 async def _merge(streams: Sequence[AsyncGenerator[Candidate, None]]) -> AsyncGenerator[Candidate, None]:
