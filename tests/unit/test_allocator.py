@@ -1,0 +1,164 @@
+"""From a query to an allocation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from router.allocator import Allocator
+from router.features import Features, extract
+from router.menu import parse_menu
+from router.policy import BudgetInfeasible
+from router.predictors import Prior
+from router.speed import Load
+from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
+from tests.fakes import FAR, ask
+
+MENU = parse_menu(["single", "majority_vote@4", "best_of_n@4", "beam_search@2x2"])
+SINGLE = StrategySpec.parse("single")
+VOTE = StrategySpec.parse("majority_vote@4")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A predictor that was trained on some strategies only, as the LightGBM one is."""
+
+    known: Sequence[StrategySpec]
+    name: str = "model"
+    version: str | None = "2026-01"
+
+    def predict(
+        self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
+    ) -> Sequence[Prediction]:
+        rows = Prior().predict(features, specs, load, max_tokens=max_tokens)
+        empty = {"accuracy": 0.0, "tokens": 0.0, "tokens_upper": 0.0, "seconds": 0.0, "seconds_upper": 0.0}
+        return [row if row.spec in self.known else replace(row, **empty, reason="never recorded") for row in rows]
+
+
+def allocate(
+    query: Query, menu: Sequence[StrategySpec] = MENU, *, known: Sequence[StrategySpec] | None = None
+) -> Allocation:
+    allocator = Allocator(
+        predictor=Prior() if known is None else Trained(known),
+        fallback=Prior(),
+        max_candidates=16,
+        default_max_tokens=300,
+    )
+    return allocator.allocate(query, menu, Load(), now=0.0)
+
+
+def small(tokens: int, *, strict: bool = False) -> Budget:
+    return Budget(max_total_tokens=tokens, deadline=FAR, strict=strict)
+
+
+def test_every_menu_entry_is_explained_in_the_menus_order() -> None:
+    allocation = allocate(ask())
+    assert [row.spec for row in allocation.predictions] == list(MENU)
+    assert allocation.spec in MENU
+    assert allocation.decided_by == "prior"
+    assert allocation.reason
+    assert allocation.fits
+
+
+def test_the_decision_comes_with_the_features_it_was_made_on() -> None:
+    allocator = Allocator(predictor=Prior(), fallback=Prior(), max_candidates=16, default_max_tokens=300)
+    features, allocation = allocator.explain(ask(), MENU, Load(), now=0.0)
+    assert features == extract(ask())
+    assert allocation == allocate(ask())
+
+
+def test_free_compute_buys_more_than_one_candidate_and_dear_compute_does_not() -> None:
+    assert allocate(ask()).spec != SINGLE
+    assert allocate(ask(prices=Prices(token_price=10.0, latency_price=0.0))).spec == SINGLE
+    assert allocate(ask(prices=Prices(token_price=0.0, latency_price=10.0))).spec == SINGLE
+
+
+def test_temperature_0_gets_single_and_every_other_row_says_why() -> None:
+    allocation = allocate(ask(sampling={"temperature": 0}))
+    assert allocation.spec == SINGLE
+    assert all("temperature 0" in row.reason for row in allocation.predictions if row.spec != SINGLE)
+
+
+def test_a_strategy_asked_for_at_temperature_0_is_single_instead_and_the_reason_says_so() -> None:
+    allocation = allocate(ask(sampling={"temperature": 0}, requested=VOTE))
+    assert allocation.spec == SINGLE
+    assert allocation.reason.startswith("single instead of majority_vote@4: temperature 0")
+    assert allocation.fits  # that the budget was too small would be untrue
+
+
+def test_what_can_not_work_is_no_matter_of_a_strict_budget() -> None:
+    """The error would name a budget, and no budget would do."""
+    roomy = small(100_000, strict=True)
+    assert allocate(ask(sampling={"temperature": 0}, requested=VOTE, budget=roomy)).spec == SINGLE
+    assert allocate(ask(sampling={"temperature": 0}, budget=roomy), [VOTE]).spec == SINGLE
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {}])
+def test_a_menu_that_can_offer_nothing_still_gets_single_with_figures(sampling: dict[str, Any]) -> None:
+    menu = [VOTE] if sampling else parse_menu(["majority_vote@32"])
+    allocation = allocate(ask(sampling=sampling), menu)
+    assert (allocation.spec, allocation.fits) == (SINGLE, True)
+    assert "nothing on the menu can be offered" in allocation.reason
+    assert [row.spec for row in allocation.predictions] == [*menu, SINGLE]
+    assert allocation.chosen is not None
+    assert allocation.chosen.tokens > 0
+
+
+def test_a_strict_budget_holds_for_the_single_that_stands_in() -> None:
+    query = ask(sampling={"temperature": 0}, requested=VOTE, answers=3, budget=small(2, strict=True))
+    with pytest.raises(BudgetInfeasible, match="single"):
+        allocate(query)
+
+
+def test_tools_rule_out_beam_search_only() -> None:
+    allocation = allocate(ask(tools=[{"type": "function", "function": {"name": "f"}}]))
+    refused = [str(row.spec) for row in allocation.predictions if not row.feasible]
+    assert refused == ["beam_search@2x2"]
+
+
+def test_n_answers_cost_n_draws_of_single_and_rule_out_what_draws_fewer() -> None:
+    one, three = allocate(ask()).predictions[0], allocate(ask(answers=3)).predictions
+    assert (three[0].tokens, three[0].tokens_upper) == (3 * one.tokens, 3 * one.tokens_upper)
+    assert [str(row.spec) for row in three if row.reason] == ["beam_search@2x2"]
+
+
+def test_no_candidate_is_expected_to_be_longer_than_the_budget() -> None:
+    """Else the budget would rule out even `single`, which is cut to it anyway."""
+    allocation = allocate(ask(budget=small(50)))
+    assert (allocation.spec, allocation.fits) == (SINGLE, True)
+    assert allocation.predictions[0].tokens_upper <= 50
+
+
+def test_what_the_client_asks_for_runs_although_it_is_not_on_the_menu() -> None:
+    asked = StrategySpec.parse("best_of_n@8:self_certainty")
+    allocation = allocate(ask(requested=asked))
+    assert (allocation.spec, allocation.decided_by) == (asked, "client")
+    assert [row.spec for row in allocation.predictions] == [*MENU, asked]
+    assert allocation.chosen is not None
+
+
+def test_what_the_client_asks_for_has_figures_although_the_model_knows_nothing_of_it() -> None:
+    asked = StrategySpec.parse("best_of_n@8")
+    allocation = allocate(ask(requested=asked), known=[SINGLE])
+    assert (allocation.spec, allocation.fits) == (asked, True)
+    assert allocation.chosen is not None
+    assert allocation.chosen.tokens > 0
+
+
+def test_the_model_does_not_choose_what_it_knows_nothing_of() -> None:
+    allocation = allocate(ask(), known=[SINGLE, VOTE])
+    assert (allocation.spec, allocation.decided_by, allocation.model_version) == (VOTE, "model", "2026-01")
+    unknown = [row for row in allocation.predictions if row.spec not in (SINGLE, VOTE)]
+    assert [(row.feasible, row.reason) for row in unknown] == [(False, "never recorded")] * 2
+
+
+def test_a_model_that_knows_nothing_on_offer_leaves_single() -> None:
+    """Its empty rows cost nothing on paper, which must not make them the smallest."""
+    menu = parse_menu(["beam_search@2x2", "single", "majority_vote@4"])
+    allocation = allocate(ask(sampling={"temperature": 0}), menu, known=[VOTE])
+    assert (allocation.spec, allocation.fits) == (SINGLE, True)
+    assert allocation.chosen is not None
+    assert allocation.chosen.tokens > 0

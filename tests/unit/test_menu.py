@@ -1,0 +1,51 @@
+"""What a query can be offered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from router.menu import not_offered, parse_menu
+from strategies.types import StrategySpec
+from tests.fakes import ask
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+
+
+def test_a_menu_keeps_its_order_without_repetitions() -> None:
+    menu = parse_menu(["majority_vote@8", "single", "single@1", "best_of_n@4:mean_logprob", "best_of_n@4"])
+    assert [str(spec) for spec in menu] == ["majority_vote@8", "single", "best_of_n@4"]
+
+
+def test_a_menu_names_its_bad_entry() -> None:
+    with pytest.raises(ValueError, match="majority_vot"):
+        parse_menu(["single", "majority_vot@4"])
+
+
+def test_an_empty_menu_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        parse_menu([])
+
+
+@pytest.mark.parametrize(
+    ("spec", "fields", "why"),
+    [
+        ("majority_vote@4", {}, ""),
+        ("beam_search@4x4", {}, ""),
+        ("majority_vote@4", {"sampling": {"temperature": 0}}, "temperature 0"),
+        ("single", {"sampling": {"temperature": 0}}, ""),
+        ("majority_vote@17", {}, "limit of 16"),
+        ("beam_search@5x4", {}, "limit of 16"),
+        ("best_of_n@2", {"answers": 3}, "3 answers"),
+        ("best_of_n@3", {"answers": 3}, ""),
+        ("single", {"answers": 3}, ""),
+        ("beam_search@2x2", {"tools": TOOLS}, "tool calls"),
+        ("best_of_n@2", {"tools": TOOLS}, ""),
+        ("beam_search@2x2", {"sampling": {"response_format": {"type": "json_object"}}}, "structured output"),
+    ],
+)
+def test_what_can_not_work_on_a_query_is_not_offered(spec: str, fields: dict[str, Any], why: str) -> None:
+    told = not_offered(StrategySpec.parse(spec), ask(**fields), max_candidates=16)
+    assert why in told
+    assert bool(told) == bool(why)
