@@ -112,6 +112,7 @@ class Boosted:
     means: Mapping[StrategySpec, SpecMeans]
     calibration: Calibration
     step_tokens: int
+    widest: int  # most sequences of one timed call
     version: str | None
 
     @property
@@ -162,10 +163,20 @@ class Boosted:
         return exp(logs[QUANTILES.index(0.9)]) - 1
 
     def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
-        """Seconds of one engine call under that load."""
-        return self._speed_rows(np.array([[prompt_tokens, running, added]], dtype=float))[0]
+        """Seconds of `added` sequences under that load."""
+        return self._speed_rows([(prompt_tokens, running, added)])[0]
 
-    def _speed_rows(self, rows: Floats) -> list[Speed]:
+    def _speed_rows(self, calls: Sequence[tuple[float, int, int]]) -> list[Speed]:
+        """Of (prompt tokens, running, added). More sequences than one call had are several calls at once, so the
+        others are company: a tree would answer for 16 sequences what it knows of 8."""
+        others = [max(0, added - self.widest) for _, _, added in calls]
+        rows = np.array(
+            [
+                (prompt, running + more, added - more)
+                for (prompt, running, added), more in zip(calls, others, strict=True)
+            ],
+            dtype=float,
+        )
         first, each = _predict(self.first_token, rows), _predict(self.per_token, rows)
         return [Speed(first_token=exp(a), per_token=exp(b)) for a, b in zip(first, each, strict=True)]
 
@@ -173,7 +184,7 @@ class Boosted:
         sizes = list(dict.fromkeys(spec.draws for spec in specs))
         if not sizes:
             return {}
-        speeds = self._speed_rows(np.array([[prompt, load.running, size] for size in sizes], dtype=float))
+        speeds = self._speed_rows([(prompt, load.running, size) for size in sizes])
         by_size = {
             size: Speed(first_token=s.first_token * load.correction, per_token=s.per_token * load.correction)
             for size, s in zip(sizes, speeds, strict=True)
@@ -189,14 +200,17 @@ class Boosted:
         factor = self.calibration.tokens_factor.get(spec, 1.0)
         longest = min(mean * means.longest_ratio, max_tokens)
         longest_upper = min(max(upper, longest) * max(1.0, means.longest_ratio), max_tokens)
+        tokens = min(mean * spec.draws * means.token_ratio, cap)
+        tokens_upper = min(max(upper, mean) * spec.draws * means.token_ratio * factor, cap)
+        expected = seconds(spec, speed, longest=longest, step_tokens=self.step_tokens)
+        slow = seconds(spec, speed, longest=longest_upper, step_tokens=self.step_tokens)
         return Prediction(
             spec=spec,
             accuracy=float(accuracy),
-            tokens=min(mean * spec.draws * means.token_ratio, cap),
-            tokens_upper=min(max(upper, mean) * spec.draws * means.token_ratio * factor, cap),
-            seconds=seconds(spec, speed, longest=longest, step_tokens=self.step_tokens),
-            seconds_upper=seconds(spec, speed, longest=longest_upper, step_tokens=self.step_tokens)
-            * self.calibration.seconds_factor,
+            tokens=tokens,
+            tokens_upper=max(tokens, tokens_upper),  # a factor under 1 may not push a bound below its mean
+            seconds=expected,
+            seconds_upper=max(expected, slow * self.calibration.seconds_factor),
         )
 
     def save(self, directory: Path) -> str:
@@ -208,6 +222,7 @@ class Boosted:
             "feature_names": FEATURE_NAMES,
             "spec_features": SPEC_FEATURES,
             "step_tokens": self.step_tokens,
+            "widest": self.widest,
             "means": {str(spec): asdict(means) for spec, means in self.means.items()},
             "calibration": {
                 **asdict(replace(self.calibration, tokens_factor={})),
@@ -241,13 +256,23 @@ class Boosted:
             ) from error
         except orjson.JSONDecodeError as error:
             raise ModelError(f"{directory / _MANIFEST} is not JSON") from error
-        if manifest.get("features_version") != FEATURES_VERSION or tuple(manifest["feature_names"]) != FEATURE_NAMES:
+        if manifest.get("features_version") != FEATURES_VERSION or manifest.get("feature_names") != [*FEATURE_NAMES]:
             raise ModelError(
                 f"the model in {directory} was trained on other query features (version "
                 f"{manifest.get('features_version')}, this program computes {FEATURES_VERSION}): train it again"
             )
-        if tuple(manifest["spec_features"]) != SPEC_FEATURES:
+        if manifest.get("spec_features") != [*SPEC_FEATURES]:
             raise ModelError(f"the model in {directory} was trained on other strategy features: train it again")
+        try:
+            return cls._from(manifest, directory)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelError(
+                f"{directory / _MANIFEST} is no model of this program ({reason}): train it again"
+            ) from error
+
+    @classmethod
+    def _from(cls, manifest: Mapping[str, Any], directory: Path) -> Boosted:
         calibration = manifest["calibration"]
         return cls(
             accuracy=_booster(directory, "accuracy"),
@@ -265,6 +290,7 @@ class Boosted:
                 level=calibration["level"],
             ),
             step_tokens=manifest["step_tokens"],
+            widest=manifest["widest"],
             version=manifest["version"],
         )
 

@@ -100,10 +100,10 @@ class PoolLabels:
             if answer >= 0:
                 counts[answer] = counts.get(answer, 0) + 1
                 first.setdefault(answer, int(index))
-                leader, second = _top_two(counts)
-                if seen < len(drawn) and _settled(leader, second, len(drawn) - seen, self._threshold):
-                    stopped = float(self._tokens[index])
-                    break
+            # an abstention settles a vote too: there is one fewer to come
+            if counts and seen < len(drawn) and _settled(*_top_two(counts), len(drawn) - seen, self._threshold):
+                stopped = float(self._tokens[index])
+                break
         if not counts:
             return 0.0, stopped
         top = max(counts.values())

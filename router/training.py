@@ -116,6 +116,7 @@ def fit(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> Bo
         means=means,
         calibration=Calibration.none(),
         step_tokens=step_tokens,
+        widest=max(call.added for call in calls),
         version="uncalibrated",
     )
 

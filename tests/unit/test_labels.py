@@ -173,7 +173,6 @@ async def test_a_settled_vote_costs_what_the_real_one_does(seed: int) -> None:
     await check_tokens(random_pool(seed, 8, answers=(RIGHT, RIGHT, RIGHT, RIGHT, "8")))
 
 
-@pytest.mark.xfail(strict=True, reason="labels look whether a vote is settled only when a candidate votes")
 async def test_a_vote_that_an_abstention_settles_costs_what_the_real_one_does() -> None:
     """2 to 0 with two to come is open; after an abstention, with one to come, it is not."""
     pool = pool_of([sample(a, tokens=t) for a, t in [(RIGHT, 10), (RIGHT, 20), (None, 30), ("8", 90)]])

@@ -1,0 +1,279 @@
+"""From pools to a predictor: what training promises, on pools made up for it.
+
+The pools are synthetic: a question with small numbers is nearly always answered right, one with large numbers nearly
+never. They tell whether the learning works, not how good it is on anything real.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.boosted import Boosted, ModelError, features_of, shrink
+from router.card import write_card
+from router.evaluation import bootstrap, calibration_quality, evaluate, table
+from router.menu import parse_menu
+from router.pools import Call, Pool, Run, Sample
+from router.questions import Question
+from router.speed import Load
+from router.training import Trained, conformal_factor, folds, isotonic, train
+from strategies.types import StrategySpec
+
+MENU = parse_menu(["single", "majority_vote@4", "best_of_n@4", "beam_search@2x2"])
+UNKNOWN = StrategySpec.parse("best_of_n@64")
+STEP_TOKENS = 16
+SIZE = 8  # samples a pool
+
+
+def question(number: int, low: int, high: int, rng: Random) -> Question:
+    a, b = rng.randint(low, high), rng.randint(low, high)
+    return Question(
+        id=f"sum-{number}",
+        family="small" if high < 1000 else "large",
+        messages=({"role": "user", "content": f"{a} + {b} = ?"},),
+        reference=str(a + b),
+        verifier="number",
+        max_tokens=64,
+    )
+
+
+def pool(number: int) -> Pool:
+    """Small numbers: nine of ten samples are right and short. Large ones: one of ten, and long."""
+    rng = Random(number)
+    easy = number % 2 == 0
+    asked = question(number, 1, 9, rng) if easy else question(number, 10_000, 99_999, rng)
+    samples: list[Sample] = []
+    for _ in range(SIZE):
+        right = rng.random() < (0.9 if easy else 0.1)
+        answer = asked.reference if right else str(rng.randint(-40, -1))
+        samples.append(
+            Sample(
+                text=answer,
+                answer=answer,
+                correct=float(right),
+                tokens=rng.randint(8, 12) if easy else rng.randint(30, 50),
+                mean_logprob=-rng.random(),
+                certainty=rng.random(),
+            )
+        )
+    calls = tuple(
+        Call(
+            prompt_tokens=10,
+            running=running,
+            added=added,
+            first_token_seconds=0.1 * (1 + running / 8),
+            seconds=0.1 * (1 + running / 8) + 0.01 * added * (1 + running / 8) * 19,
+            longest=20,
+        )
+        for added in (1, 4, 8)
+        for running in (0, 8)
+    )
+    run = Run(spec="beam_search@2x2", correct=float(easy), tokens=40, seconds=0.5)
+    return Pool(
+        question=asked,
+        model="m",
+        temperature=0.8,
+        recorded="2026-01-01",
+        samples=tuple(samples),
+        runs=(run,),
+        calls=calls,
+    )
+
+
+POOLS = [pool(number) for number in range(60)]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return train(POOLS, MENU, step_tokens=STEP_TOKENS)
+
+
+def rows(model: Boosted, asked: Question, *, load: Load | None = None, max_tokens: int = 64) -> dict[str, object]:
+    predicted = model.predict(features_of(asked), [*MENU, UNKNOWN], load or Load(), max_tokens=max_tokens)
+    return {str(row.spec): row for row in predicted}
+
+
+def test_questions_that_were_easy_are_predicted_to_be(trained: Trained) -> None:
+    """On questions that were not trained on, for every strategy on the menu."""
+    rng = Random(1)
+    easy = trained.model.predict(features_of(question(-1, 1, 9, rng)), MENU, Load(), max_tokens=64)
+    hard = trained.model.predict(features_of(question(-2, 10_000, 99_999, rng)), MENU, Load(), max_tokens=64)
+    for one, other in zip(easy, hard, strict=True):
+        assert one.accuracy > 0.75 > 0.3 > other.accuracy
+        assert one.tokens < other.tokens
+
+
+def test_predictions_are_calibrated_and_cover_what_they_promise(trained: Trained) -> None:
+    result = evaluate(POOLS, MENU, step_tokens=STEP_TOKENS)
+    assert result.calibration_error < 0.1
+    assert 0.85 < result.tokens_coverage < 0.98
+
+
+def test_upper_bounds_are_not_below_what_is_expected_and_nothing_passes_the_cap(trained: Trained) -> None:
+    for each in POOLS[:8]:
+        for limit in (4, 64):
+            for row in trained.model.predict(features_of(each.question), MENU, Load(), max_tokens=limit):
+                assert 0 < row.tokens <= row.tokens_upper <= limit * row.spec.draws
+                assert 0 < row.seconds <= row.seconds_upper
+                assert 0 <= row.accuracy <= 1
+
+
+def test_more_candidates_are_never_predicted_to_cost_fewer_tokens() -> None:
+    menu = parse_menu(["best_of_n@2", "best_of_n@4", "best_of_n@8", "majority_vote@2", "majority_vote@4"])
+    model = train(POOLS, menu, step_tokens=STEP_TOKENS).model
+    for each in POOLS[:8]:
+        tokens = [row.tokens for row in model.predict(features_of(each.question), menu, Load(), max_tokens=64)]
+        assert tokens[0] < tokens[1] < tokens[2]
+        assert tokens[3] < tokens[4]
+
+
+def test_company_and_more_sequences_than_a_call_ever_had_are_slower(trained: Trained) -> None:
+    """16 sequences on an engine whose calls had 8 at most are two calls at once."""
+    model = trained.model
+
+    def seconds(running: int, added: int) -> float:
+        speed = model.speed(10, running, added)
+        return speed.first_token + 20 * speed.per_token
+
+    assert model.widest == 8
+    assert seconds(0, 1) < seconds(0, 8) < seconds(8, 8)
+    assert seconds(0, 16) == seconds(8, 8)
+
+
+def test_a_slower_engine_than_at_training_scales_the_seconds_and_nothing_else(trained: Trained) -> None:
+    usual = trained.model.predict(features_of(POOLS[0].question), MENU, Load(), max_tokens=64)
+    slow = trained.model.predict(features_of(POOLS[0].question), MENU, Load(correction=3.0), max_tokens=64)
+    for one, other in zip(usual, slow, strict=True):
+        assert other.seconds == pytest.approx(3 * one.seconds)
+        assert (other.accuracy, other.tokens) == (one.accuracy, one.tokens)
+
+
+def test_a_strategy_without_recorded_outcomes_is_not_guessed_at(trained: Trained) -> None:
+    row = trained.model.predict(features_of(POOLS[0].question), [UNKNOWN], Load(), max_tokens=64)[0]
+    assert "no recorded outcomes" in row.reason
+
+
+def test_the_same_pools_give_the_same_files_and_they_load_as_what_was_saved(trained: Trained, tmp_path: Path) -> None:
+    version = trained.model.save(tmp_path / "a")
+    again = train(POOLS, MENU, step_tokens=STEP_TOKENS)
+    assert again.model.save(tmp_path / "b") == version
+    for name, each in (("a", trained), ("b", again)):
+        write_card(tmp_path / name / "CARD.md", each, version=version, source="made-up")
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+    loaded = Boosted.load(tmp_path / "a")
+    assert (loaded.name, loaded.version) == ("model", version)
+    for each in POOLS[:8]:
+        assert rows(loaded, each.question) == rows(trained.model, each.question)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("model.json", None, "model.json is missing"),
+        ("model.json", "{", "is not JSON"),
+        ("model.json", "{}", "other query features"),
+        ("accuracy.txt", None, "accuracy.txt is missing or no LightGBM model"),
+        ("accuracy.txt", "tree", "accuracy.txt is missing or no LightGBM model"),
+    ],
+)
+def test_a_model_that_can_not_be_used_says_why(
+    trained: Trained, tmp_path: Path, name: str, content: str | None, problem: str
+) -> None:
+    trained.model.save(tmp_path)
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ModelError, match=problem):
+        Boosted.load(tmp_path)
+
+
+def test_a_model_of_an_older_program_is_refused_in_words(trained: Trained, tmp_path: Path) -> None:
+    trained.model.save(tmp_path)
+    manifest = (tmp_path / "model.json").read_text()
+    (tmp_path / "model.json").write_text(manifest.replace('"widest"', '"broadest"'))
+    with pytest.raises(ModelError, match=r"widest.*train it again"):
+        Boosted.load(tmp_path)
+
+
+def test_too_few_questions_are_refused() -> None:
+    with pytest.raises(ValueError, match="39 questions are too few"):
+        train(POOLS[:39], MENU, step_tokens=STEP_TOKENS)
+
+
+def test_pools_without_timed_calls_are_refused() -> None:
+    mute = [Pool(**{**{f: getattr(p, f) for f in p.__dataclass_fields__}, "calls": ()}) for p in POOLS]
+    with pytest.raises(ValueError, match="no timed engine calls"):
+        train(mute, MENU, step_tokens=STEP_TOKENS)
+
+
+def test_where_the_text_tells_adaptive_earns_more_than_the_lookup() -> None:
+    """Hard questions are hopeless here and dear, so where tokens have a price they get one sample."""
+    result = evaluate(POOLS, MENU, step_tokens=STEP_TOKENS)
+    middle = next(at for at in result.prices if at.token_price == 1.0)
+    assert middle.oracle.utility >= middle.adaptive.utility
+    assert middle.gain >= 0
+    assert "adaptive - lookup" in table(result)
+    assert {row.name for row in result.fixed} == {str(spec) for spec in MENU}
+
+
+def test_every_family_is_spread_over_the_folds() -> None:
+    parts = folds(POOLS)
+    assert sorted(i for part in parts for i in part) == list(range(len(POOLS)))
+    for part in parts:
+        assert {POOLS[i].question.family for i in part} == {"small", "large"}
+
+
+@given(
+    points=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50),
+)
+def test_the_isotonic_map_never_falls_and_keeps_the_mean(points: list[tuple[float, float]]) -> None:
+    predicted, actual = (np.array(column) for column in zip(*points, strict=True))
+    xs, ys = isotonic(predicted, actual)
+    assert list(xs) == sorted(xs)
+    assert list(ys) == sorted(ys)
+    assert min(actual) - 1e-6 <= ys[0] <= ys[-1] <= max(actual) + 1e-6
+
+
+def test_the_conformal_factor_covers_the_level_it_was_asked_for() -> None:
+    rng = np.random.default_rng(1)
+    upper = np.full(200, 10.0)
+    actual = [rng.uniform(0, 30, size=5) for _ in upper]
+    factor = conformal_factor(upper, actual, 0.9)
+    covered = np.mean([(draws <= 10.0 * factor).mean() for draws in actual])
+    assert 0.9 <= covered <= 0.91
+
+
+@given(weight=st.floats(0, 1), raw=st.lists(st.floats(0.3, 0.7), min_size=3, max_size=3))
+def test_shrinking_moves_differences_and_not_the_level(weight: float, raw: list[float]) -> None:
+    means = np.array([0.45, 0.5, 0.55])
+    shrunk = shrink(np.array(raw), means, weight)
+    assert shrunk.mean() == pytest.approx(np.mean(raw))
+    if weight == 0:
+        assert np.diff(shrunk) == pytest.approx(np.diff(means))
+    if weight == 1:
+        assert shrunk == pytest.approx(raw)
+
+
+def test_a_perfect_forecast_has_no_calibration_error_and_a_constant_one_has() -> None:
+    actual = np.array([0.0, 1.0] * 50)
+    assert calibration_quality(actual, actual) == (0.0, 0.0)
+    error, squared = calibration_quality(np.full(100, 0.9), actual)
+    assert error == pytest.approx(0.4)
+    assert squared == pytest.approx(0.41)
+
+
+def test_the_bootstrap_interval_holds_the_mean() -> None:
+    differences = np.random.default_rng(2).normal(0.1, 1.0, size=400)
+    low, high = bootstrap(differences)
+    assert low < differences.mean() < high
+    assert high - low == pytest.approx(4 * 1.0 / 20, rel=0.2)
