@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import exp, log
+from math import exp
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,30 +27,45 @@ from strategies.types import Budget, Prediction, Prices, Query, StrategySpec
 Floats = NDArray[np.float64]
 QUANTILES = (0.1, 0.5, 0.9, 0.99)  # of log(1 + tokens) of one completion
 _MANIFEST = "model.json"
+_SURE = 1e-3  # no accuracy is taken to be nearer to 0 or 1
 
 
 class ModelError(Exception):
     """A model directory that can't be used; the message says why."""
 
 
-def logit(p: float) -> float:
-    p = min(max(p, 1e-3), 1 - 1e-3)
-    return log(p / (1 - p))
-
-
 def sigmoid(z: Floats) -> Floats:
     return 1.0 / (1.0 + np.exp(-z))
+
+
+def log_odds(p: Floats) -> Floats:
+    p = np.clip(p, _SURE, 1 - _SURE)
+    return np.log(p / (1 - p))
 
 
 def shrink(raw: Floats, means: Floats, weight: float) -> Floats:
     """Predicted accuracies of one query's strategies, their *differences* drawn towards the strategies' averages.
 
     How hard a query is shows in its text; which strategy gains on it hardly does (measured: correlation about .1), so
-    the second is believed only as far as it paid on held-out questions. weight 1: believe it all; 0: every query gets
-    the average differences. raw, means: one entry a strategy.
+    the second is believed only as far as it paid on held-out questions. Differences are log odds, so that a hopeless
+    query and a sure one gain little from any strategy. weight 1: believe it all; 0: every query gets the average
+    differences. raw, means: one entry a strategy, on the last axis.
     """
-    level, usual = raw.mean(), means - means.mean()
-    return np.clip(level + usual + weight * (raw - level - usual), 0.0, 1.0)
+    odds, usual = log_odds(raw), log_odds(means)
+    level = odds.mean(axis=-1, keepdims=True)
+    usual = usual - usual.mean(axis=-1, keepdims=True)
+    return sigmoid(level + usual + weight * (odds - level - usual))
+
+
+def calibrate_level(accuracy: Floats, xs: Sequence[float], ys: Sequence[float]) -> Floats:
+    """One query's accuracies, moved together so that their mean becomes the calibrated one.
+
+    An isotonic map is a staircase: laid over the single accuracies it would make strategies equal that are not, and
+    the choice among them a matter of price alone. Over the query's mean it keeps what tells them apart.
+    """
+    mean = accuracy.mean(axis=-1, keepdims=True)
+    moved = cast("Floats", np.interp(mean, xs, ys))
+    return sigmoid(log_odds(accuracy) + log_odds(moved) - log_odds(mean))
 
 
 def features_of(question: Question) -> Features:
@@ -82,11 +97,15 @@ class Calibration:
     """Maps from raw predictions to calibrated ones, fitted on held-out questions."""
 
     gain_weight: float  # see `shrink`
-    accuracy_x: tuple[float, ...]
-    accuracy_y: tuple[float, ...]
+    accuracy_x: tuple[float, ...]  # a query's mean accuracy over the strategies, as predicted
+    accuracy_y: tuple[float, ...]  # and as it turned out
     tokens_factor: Mapping[StrategySpec, float]
     seconds_factor: float
     level: float  # of the upper bounds
+
+    def accuracies(self, raw: Floats, means: Floats) -> Floats:
+        """The boosters' accuracies of one query, calibrated. raw, means: one entry a strategy, on the last axis."""
+        return calibrate_level(shrink(raw, means, self.gain_weight), self.accuracy_x, self.accuracy_y)
 
     @classmethod
     def none(cls) -> Calibration:
@@ -150,11 +169,9 @@ class Boosted:
         """Of every strategy the model knows, whatever is offered: `shrink` compares them with each other."""
         specs = list(self.means)
         rows = np.array([[*vector, *spec_vector(spec)] for spec in specs])
-        start = np.array([logit(self.means[spec].accuracy) for spec in specs])
-        raw = sigmoid(_predict(self.accuracy, rows, raw=True) + start)
         means = np.array([self.means[spec].accuracy for spec in specs])
-        shrunk = shrink(raw, means, self.calibration.gain_weight)
-        calibrated = np.interp(shrunk, self.calibration.accuracy_x, self.calibration.accuracy_y)
+        raw = sigmoid(_predict(self.accuracy, rows, raw=True) + log_odds(means))
+        calibrated = self.calibration.accuracies(raw, means)
         return dict(zip(specs, calibrated.tolist(), strict=True))
 
     def _upper_length(self, row: Floats) -> float:

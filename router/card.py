@@ -10,7 +10,7 @@ import numpy as np
 from router.evaluation import calibration_quality
 from router.features import FEATURE_NAMES, FEATURES_VERSION
 from router.predictors import SPEC_FEATURES
-from router.training import FOLDS, Trained, shrunk
+from router.training import FOLDS, Trained, calibrated
 from strategies.types import StrategySpec
 
 _SHOWN_FEATURES = 15
@@ -54,11 +54,9 @@ def _head(trained: Trained, version: str, source: str) -> list[str]:
 def _held_out(trained: Trained) -> list[str]:
     """Figures on questions that the predicting booster had not seen (cross-fitting)."""
     scores, model = trained.scores, trained.model
-    calibrated = np.interp(
-        shrunk(scores, model.calibration.gain_weight), model.calibration.accuracy_x, model.calibration.accuracy_y
-    )
+    accuracy = calibrated(scores, model.calibration)
     raw_ece, raw_brier = calibration_quality(scores.raw_accuracy, scores.accuracy)
-    ece, brier = calibration_quality(calibrated, scores.accuracy)
+    ece, brier = calibration_quality(accuracy, scores.accuracy)
     base = calibration_quality(np.array([model.means[spec].accuracy for spec in scores.spec]), scores.accuracy)[1]
     speed = np.abs(1 / trained.speed_error - 1)
     lines = [
@@ -70,7 +68,7 @@ def _held_out(trained: Trained) -> list[str]:
         "|---|---|---|",
         f"| each strategy's average | | {base:.4f} |",
         f"| boosters | {raw_ece:.4f} | {raw_brier:.4f} |",
-        f"| boosters, isotonic (fitted on these same predictions) | {ece:.4f} | {brier:.4f} |",
+        f"| boosters, shrunk and calibrated (fitted on these same predictions) | {ece:.4f} | {brier:.4f} |",
         "",
         f"Seconds of one engine call at its true length: median error {np.median(speed):.0%}, nine of ten within "
         f"{np.quantile(speed, 0.9):.0%}.",
@@ -87,7 +85,7 @@ def _held_out(trained: Trained) -> list[str]:
         rows = [i for i in single if trained.data.pools[int(scores.question[i])].question.family == family]
         if rows:
             lines.append(
-                f"| {family} | {len(rows)} | {scores.accuracy[rows].mean():.2f} | {calibrated[rows].mean():.2f} |"
+                f"| {family} | {len(rows)} | {scores.accuracy[rows].mean():.2f} | {accuracy[rows].mean():.2f} |"
             )
     return lines
 

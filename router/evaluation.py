@@ -78,6 +78,7 @@ class Evaluation:
     questions: int
     samples: int
     families: int
+    unseen_families: bool  # every question was predicted by a model that has not seen its family
     fixed: tuple[Row, ...]  # utility at zero prices, i.e. accuracy
     prices: tuple[AtPrice, ...]
     calibration_error: float  # ECE of the predicted accuracies, ten equal bins
@@ -103,11 +104,16 @@ class _World:
         return self.accuracy - token_price * self.tokens / 1000 - latency_price * self.seconds
 
 
-def evaluate(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, step_tokens: int) -> Evaluation:
-    """Raises ValueError when there are too few questions."""
+def evaluate(
+    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, step_tokens: int, unseen_families: bool = False
+) -> Evaluation:
+    """unseen_families: a whole family is held out at once, so that no model has seen a question of its kind.
+
+    Raises ValueError when there are too few questions.
+    """
     data = examples(pools, menu)
     offered = [spec for spec in menu if all(spec in row for row in data.labels)]
-    parts = folds(data.pools)
+    parts = folds(data.pools, by=(lambda pool: pool.question.family) if unseen_families else None)
     scores, boosters = held_out(data, offered, step_tokens=step_tokens, parts=parts)
     models = _cross_calibrated(data, scores, boosters, parts)
     world = _world(data, offered, boosters, parts)
@@ -119,6 +125,7 @@ def evaluate(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, step_tokens
         questions=len(data),
         samples=min(len(pool.samples) for pool in pools),
         families=len({pool.question.family for pool in pools}),
+        unseen_families=unseen_families,
         fixed=tuple(_row(str(spec), world, np.full(len(data), i), prices=(0.0, 0.0)) for i, spec in enumerate(offered)),
         prices=tuple(_at_price(world, predicted, data, parts, prices) for prices in PRICES),
         calibration_error=ece,
@@ -273,9 +280,10 @@ def _tokens_quality(scores: HeldOut, parts: Sequence[Sequence[int]]) -> tuple[fl
 
 def table(result: Evaluation) -> str:
     """The figures for a terminal."""
+    unseen = "its family" if result.unseen_families else "it"
     lines = [
         f"{result.questions} questions of {result.families} families, {result.samples} samples each; every question is "
-        "predicted by a model that has not seen it",
+        f"predicted by a model that has not seen {unseen}",
         "",
         f"{'fixed strategy':<36}{'accuracy':>9}{'tokens':>9}{'seconds':>9}",
         *(f"{row.name:<36}{row.accuracy:>9.3f}{row.tokens:>9.1f}{row.seconds:>9.2f}" for row in result.fixed),

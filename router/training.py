@@ -7,14 +7,14 @@ booster has not seen; the boosters that are saved are then fitted on all of them
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
-from router.boosted import QUANTILES, Boosted, Calibration, SpecMeans, features_of, logit, shrink
+from router.boosted import QUANTILES, Boosted, Calibration, SpecMeans, features_of, log_odds, shrink
 from router.labels import Label, label_table
 from router.pools import Call, Pool
 from router.predictors import spec_vector
@@ -97,7 +97,7 @@ def fit(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> Bo
     """Boosters on all the examples, without calibration."""
     means = spec_means(data, menu)
     rows, specs, targets = accuracy_rows(data, menu)
-    init = np.array([logit(means[spec].accuracy) for spec in specs])
+    init = log_odds(np.array([means[spec].accuracy for spec in specs]))
     accuracy = _boost(ACCURACY, rows, targets, start=init)
     lengths = np.array([sample.tokens for pool in data.pools for sample in pool.samples], dtype=float)
     owners = np.repeat(data.features, [len(pool.samples) for pool in data.pools], axis=0)
@@ -234,38 +234,47 @@ def conformal_factor(upper: Floats, actual: Sequence[Floats], level: float) -> f
     return float(np.quantile(ratios, corrected, method="higher"))
 
 
-def shrunk(scores: HeldOut, weight: float) -> Floats:
-    """Held-out accuracies after `shrink`."""
-    result = np.empty_like(scores.raw_accuracy)
-    for rows in _by_question(scores):
-        result[rows] = shrink(scores.raw_accuracy[rows], scores.mean_accuracy[rows], weight)
-    return result
-
-
 def _by_question(scores: HeldOut) -> list[NDArray[np.intp]]:
     return [np.flatnonzero(scores.question == i) for i in dict.fromkeys(scores.question.tolist())]
 
 
+def calibrated(scores: HeldOut, calibration: Calibration) -> Floats:
+    """Held-out accuracies as the calibration turns them out."""
+    result = np.empty_like(scores.raw_accuracy)
+    for rows in _by_question(scores):
+        result[rows] = calibration.accuracies(scores.raw_accuracy[rows], scores.mean_accuracy[rows])
+    return result
+
+
+def level_map(scores: HeldOut, weight: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Isotonic map from a question's mean predicted accuracy over the strategies to its actual one."""
+    groups = _by_question(scores)
+    predicted = [shrink(scores.raw_accuracy[rows], scores.mean_accuracy[rows], weight).mean() for rows in groups]
+    return isotonic(np.array(predicted), np.array([scores.accuracy[rows].mean() for rows in groups]))
+
+
 def gain_weight(scores: HeldOut) -> float:
-    """The weight of `shrink` that would have earned most on the held-out questions, over GATE_PRICES."""
+    """The weight of `shrink`: the smallest that earned as much on held-out questions, within one standard error, as
+    the best one did. Earnings are utilities summed over GATE_PRICES."""
     actual_tokens = np.array([draws.mean() for draws in scores.tokens])
     groups = _by_question(scores)
-    earned: list[float] = []
-    for weight in GAIN_WEIGHTS:
-        accuracy = shrunk(scores, weight)
-        total = 0.0
+    earned = np.zeros((len(GAIN_WEIGHTS), len(groups)))
+    for at, weight in enumerate(GAIN_WEIGHTS):
+        xs, ys = level_map(scores, weight)
+        accuracy = calibrated(scores, replace(Calibration.none(), gain_weight=weight, accuracy_x=xs, accuracy_y=ys))
         for price in GATE_PRICES:
             predicted = accuracy - price * scores.tokens_predicted / 1000
             actual = scores.accuracy - price * actual_tokens / 1000
-            total += sum(float(actual[rows[predicted[rows].argmax()]]) for rows in groups)
-        earned.append(total)
-    return GAIN_WEIGHTS[int(np.argmax(earned))]
+            earned[at] += [actual[rows[predicted[rows].argmax()]] for rows in groups]
+    behind = earned[earned.mean(axis=1).argmax()] - earned
+    error = behind.std(axis=1) / np.sqrt(len(groups))
+    return GAIN_WEIGHTS[int(np.flatnonzero(behind.mean(axis=1) <= error)[0])]
 
 
 def calibrate(scores: HeldOut, *, level: float, speed_error: Floats) -> Calibration:
     """Isotonic map of accuracy, conformal factors of tokens per strategy and of seconds."""
     weight = gain_weight(scores)
-    xs, ys = isotonic(shrunk(scores, weight), scores.accuracy)
+    xs, ys = level_map(scores, weight)
     factors: dict[StrategySpec, float] = {}
     for spec in dict.fromkeys(scores.spec):
         rows = [i for i, other in enumerate(scores.spec) if other == spec]

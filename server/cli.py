@@ -195,8 +195,9 @@ def train(path: Path | None, pools: Path, out: Path) -> None:
 @click.option(
     "--pools", type=click.Path(path_type=Path, exists=True), default=_POOLS, show_default=True, help="Recorded pools."
 )
+@click.option("--unseen-families", is_flag=True, help="Hold out whole families of questions: how it does off its data.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
-def evaluate(path: Path | None, pools: Path, json_path: Path | None) -> None:
+def evaluate(path: Path | None, pools: Path, unseen_families: bool, json_path: Path | None) -> None:
     """Adaptive allocation against every fixed strategy and the oracle, on held-out questions.
 
     Every question is predicted by a model that has not seen it (cross-fitting). Nothing is written but --json.
@@ -209,7 +210,12 @@ def evaluate(path: Path | None, pools: Path, json_path: Path | None) -> None:
 
     config = _config(path)
     try:
-        result = compare(read_pools(pools), config.menu, step_tokens=config.strategies.beam_step_tokens)
+        result = compare(
+            read_pools(pools),
+            config.menu,
+            step_tokens=config.strategies.beam_step_tokens,
+            unseen_families=unseen_families,
+        )
     except ValueError as error:
         raise _Clear(str(error)) from None
     click.echo(table(result))

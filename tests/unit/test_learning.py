@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.boosted import Boosted, ModelError, features_of, shrink
+from router.boosted import Boosted, ModelError, calibrate_level, features_of, log_odds, shrink
 from router.card import write_card
 from router.evaluation import bootstrap, calibration_quality, evaluate, table
 from router.menu import parse_menu
@@ -253,15 +253,27 @@ def test_the_conformal_factor_covers_the_level_it_was_asked_for() -> None:
     assert 0.9 <= covered <= 0.91
 
 
-@given(weight=st.floats(0, 1), raw=st.lists(st.floats(0.3, 0.7), min_size=3, max_size=3))
+@given(weight=st.floats(0, 1), raw=st.lists(st.floats(0.01, 0.99), min_size=3, max_size=3))
 def test_shrinking_moves_differences_and_not_the_level(weight: float, raw: list[float]) -> None:
+    """In log odds: at weight 0 they are the strategies' usual ones, at weight 1 the predicted ones."""
     means = np.array([0.45, 0.5, 0.55])
-    shrunk = shrink(np.array(raw), means, weight)
-    assert shrunk.mean() == pytest.approx(np.mean(raw))
+    shrunk = log_odds(shrink(np.array(raw), means, weight))
+    assert shrunk.mean() == pytest.approx(log_odds(np.array(raw)).mean())
     if weight == 0:
-        assert np.diff(shrunk) == pytest.approx(np.diff(means))
+        assert np.diff(shrunk) == pytest.approx(np.diff(log_odds(means)))
     if weight == 1:
-        assert shrunk == pytest.approx(raw)
+        assert shrunk == pytest.approx(log_odds(np.array(raw)))
+
+
+@given(raw=st.lists(st.floats(0.01, 0.99), min_size=3, max_size=3), moved=st.floats(0.01, 0.99))
+def test_calibrating_moves_a_query_and_keeps_the_order_of_its_strategies(raw: list[float], moved: float) -> None:
+    """A staircase that knows a single step still tells the strategies apart."""
+    before = np.array(raw)
+    after = calibrate_level(before, (0.0, 1.0), (moved, moved))
+    odds = np.log(after / (1 - after))
+    assert np.diff(odds) == pytest.approx(np.diff(log_odds(before)), abs=1e-6)
+    near = np.abs(np.diff(before)).max() < 0.05
+    assert not near or after.mean() == pytest.approx(moved, abs=0.02)
 
 
 def test_a_perfect_forecast_has_no_calibration_error_and_a_constant_one_has() -> None:
