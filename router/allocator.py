@@ -75,8 +75,8 @@ class Allocator:
         return self._offered(query, row)
 
     def _limit(self, query: Query) -> int:
-        """Tokens of one candidate: no strategy spends more than the budget lets it."""
-        return min(query.max_tokens or self.default_max_tokens, query.budget.max_total_tokens)
+        """Tokens of one candidate at most. The budget is not in it: what it can't hold does not fit, and is said to."""
+        return query.max_tokens or self.default_max_tokens
 
     def _offered(self, query: Query, row: Prediction) -> Prediction:
         if row.spec == SINGLE and query.answers > 1:  # n answers need n draws of `single` too

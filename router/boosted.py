@@ -120,18 +120,39 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedModel:
+    """Seconds of engine calls, learned from timed ones."""
+
+    first_token: lgb.Booster  # log seconds to the first token
+    per_token: lgb.Booster  # log seconds for each token after it
+    widest: int  # most sequences of one timed call
+
+    def speeds(self, calls: Sequence[tuple[float, int, int]]) -> list[Speed]:
+        """One a call. calls: prompt tokens, sequences already running, sequences added. More sequences than one call
+        had are several calls at once, so the others are company: a tree would answer for 16 what it knows of 8."""
+        others = [max(0, added - self.widest) for _, _, added in calls]
+        rows = np.array(
+            [
+                (prompt, running + more, added - more)
+                for (prompt, running, added), more in zip(calls, others, strict=True)
+            ],
+            dtype=float,
+        )
+        first, each = _predict(self.first_token, rows), _predict(self.per_token, rows)
+        return [Speed(first_token=exp(a), per_token=exp(b)) for a, b in zip(first, each, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Boosted:
     """Predicts with LightGBM. Implements `Predictor`."""
 
     accuracy: lgb.Booster
     mean_length: lgb.Booster
     quantiles: Mapping[float, lgb.Booster]
-    first_token: lgb.Booster
-    per_token: lgb.Booster
+    speed_model: SpeedModel
     means: Mapping[StrategySpec, SpecMeans]
     calibration: Calibration
     step_tokens: int
-    widest: int  # most sequences of one timed call
     version: str | None
 
     @property
@@ -180,32 +201,14 @@ class Boosted:
         return exp(logs[QUANTILES.index(0.9)]) - 1
 
     def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
-        """Seconds of `added` sequences under that load."""
-        return self._speed_rows([(prompt_tokens, running, added)])[0]
-
-    def _speed_rows(self, calls: Sequence[tuple[float, int, int]]) -> list[Speed]:
-        """Of (prompt tokens, running, added). More sequences than one call had are several calls at once, so the
-        others are company: a tree would answer for 16 sequences what it knows of 8."""
-        others = [max(0, added - self.widest) for _, _, added in calls]
-        rows = np.array(
-            [
-                (prompt, running + more, added - more)
-                for (prompt, running, added), more in zip(calls, others, strict=True)
-            ],
-            dtype=float,
-        )
-        first, each = _predict(self.first_token, rows), _predict(self.per_token, rows)
-        return [Speed(first_token=exp(a), per_token=exp(b)) for a, b in zip(first, each, strict=True)]
+        return self.speed_model.speeds([(prompt_tokens, running, added)])[0]
 
     def _speeds(self, prompt: float, load: Load, specs: Sequence[StrategySpec]) -> dict[StrategySpec, Speed]:
         sizes = list(dict.fromkeys(spec.draws for spec in specs))
         if not sizes:
             return {}
-        speeds = self._speed_rows([(prompt, load.running, size) for size in sizes])
-        by_size = {
-            size: Speed(first_token=s.first_token * load.correction, per_token=s.per_token * load.correction)
-            for size, s in zip(sizes, speeds, strict=True)
-        }
+        speeds = self.speed_model.speeds([(prompt, load.running, size) for size in sizes])
+        by_size = {size: speed.slowed(load.correction) for size, speed in zip(sizes, speeds, strict=True)}
         return {spec: by_size[spec.draws] for spec in specs}
 
     def _row(
@@ -239,7 +242,7 @@ class Boosted:
             "feature_names": FEATURE_NAMES,
             "spec_features": SPEC_FEATURES,
             "step_tokens": self.step_tokens,
-            "widest": self.widest,
+            "widest": self.speed_model.widest,
             "means": {str(spec): asdict(means) for spec, means in self.means.items()},
             "calibration": {
                 **asdict(replace(self.calibration, tokens_factor={})),
@@ -258,8 +261,8 @@ class Boosted:
             "accuracy": self.accuracy,
             "mean_length": self.mean_length,
             **{f"length_q{int(q * 100):02d}": booster for q, booster in self.quantiles.items()},
-            "first_token": self.first_token,
-            "per_token": self.per_token,
+            "first_token": self.speed_model.first_token,
+            "per_token": self.speed_model.per_token,
         }
 
     @classmethod
@@ -295,8 +298,11 @@ class Boosted:
             accuracy=_booster(directory, "accuracy"),
             mean_length=_booster(directory, "mean_length"),
             quantiles={q: _booster(directory, f"length_q{int(q * 100):02d}") for q in QUANTILES},
-            first_token=_booster(directory, "first_token"),
-            per_token=_booster(directory, "per_token"),
+            speed_model=SpeedModel(
+                first_token=_booster(directory, "first_token"),
+                per_token=_booster(directory, "per_token"),
+                widest=manifest["widest"],
+            ),
             means={StrategySpec.parse(spec): SpecMeans(**means) for spec, means in manifest["means"].items()},
             calibration=Calibration(
                 gain_weight=calibration["gain_weight"],
@@ -307,7 +313,6 @@ class Boosted:
                 level=calibration["level"],
             ),
             step_tokens=manifest["step_tokens"],
-            widest=manifest["widest"],
             version=manifest["version"],
         )
 

@@ -1,8 +1,10 @@
 """Adaptive allocation against every fixed strategy, the lookup table and the oracle, on held-out questions.
 
 Every question is predicted by boosters that have not seen it, and calibrated by a map that was not fitted on it. What a
-strategy achieves on a question comes from the recorded pool (see `router.labels`). Seconds are the speed model's at
-the recorded lengths, one request at a time, except for beam search, whose runs were timed.
+strategy achieves on a question comes from the recorded pool (see `router.labels`). Seconds, one request at a time, are
+those of one speed model fitted on all timed calls, at the recorded lengths, except for beam search, whose runs were
+timed. The oracle takes the best of each question's labels, noise included (a beam search has one run a question): it is
+a bound that nobody reaches.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.boosted import Boosted
-from router.labels import Label
+from router.features import FEATURE_NAMES
 from router.pools import Pool
 from router.speed import Load, seconds
 from router.training import (
@@ -24,6 +26,7 @@ from router.training import (
     calibrate,
     conformal_factor,
     examples,
+    fit_speed,
     folds,
     held_out,
     speed_errors,
@@ -83,6 +86,7 @@ class Evaluation:
     prices: tuple[AtPrice, ...]
     calibration_error: float  # ECE of the predicted accuracies, ten equal bins
     brier: float
+    level: float  # of the upper bounds
     tokens_coverage: float  # share of outcomes under the calibrated upper bound
     tokens_error: float  # median of |predicted - actual| / actual
     speed_error: float  # the same, for engine calls
@@ -105,21 +109,29 @@ class _World:
 
 
 def evaluate(
-    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, step_tokens: int, unseen_families: bool = False
+    pools: Sequence[Pool],
+    menu: Sequence[StrategySpec],
+    *,
+    step_tokens: int,
+    level: float = 0.9,
+    stop_threshold: float = 0.95,
+    unseen_families: bool = False,
 ) -> Evaluation:
     """unseen_families: a whole family is held out at once, so that no model has seen a question of its kind.
 
     Raises ValueError when there are too few questions.
     """
-    data = examples(pools, menu)
+    data = examples(pools, menu, stop_threshold=stop_threshold)
     offered = [spec for spec in menu if all(spec in row for row in data.labels)]
     parts = folds(data.pools, by=(lambda pool: pool.question.family) if unseen_families else None)
     scores, boosters = held_out(data, offered, step_tokens=step_tokens, parts=parts)
-    models = _cross_calibrated(data, scores, boosters, parts)
-    world = _world(data, offered, boosters, parts)
+    models = _cross_calibrated(scores, boosters, parts, level=level)
+    world = _world(data, offered, step_tokens=step_tokens)
     predicted = _predicted(data, offered, models, parts)
-    errors = speed_errors(data, boosters, parts)
-    coverage, tokens_error = _tokens_quality(scores, parts)
+    errors = speed_errors(data, boosters)
+    coverage, tokens_error = _tokens_quality(scores, parts, level=level)
+    # questions of one family share their template: where families are the unit of the split, they are of the resampling
+    blocks = [pool.question.family for pool in pools] if unseen_families else [pool.question.id for pool in pools]
     ece, brier = calibration_quality(predicted.accuracy.ravel(), world.accuracy.ravel())
     return Evaluation(
         questions=len(data),
@@ -127,9 +139,10 @@ def evaluate(
         families=len({pool.question.family for pool in pools}),
         unseen_families=unseen_families,
         fixed=tuple(_row(str(spec), world, np.full(len(data), i), prices=(0.0, 0.0)) for i, spec in enumerate(offered)),
-        prices=tuple(_at_price(world, predicted, data, parts, prices) for prices in PRICES),
+        prices=tuple(_at_price(world, predicted, parts, blocks, prices) for prices in PRICES),
         calibration_error=ece,
         brier=brier,
+        level=level,
         tokens_coverage=coverage,
         tokens_error=tokens_error,
         speed_error=float(np.median(np.abs(1 / errors - 1))),
@@ -137,13 +150,13 @@ def evaluate(
 
 
 def _cross_calibrated(
-    data: Examples, scores: HeldOut, boosters: Sequence[Boosted], parts: Sequence[Sequence[int]]
+    scores: HeldOut, boosters: Sequence[Boosted], parts: Sequence[Sequence[int]], *, level: float
 ) -> list[Boosted]:
     """Each fold's booster with the calibration fitted on the other folds' held-out predictions."""
     models: list[Boosted] = []
     for model, part in zip(boosters, parts, strict=True):
         others = ~np.isin(scores.question, list(part))
-        calibration = calibrate(_where(scores, others), level=0.9, speed_error=np.array([]))
+        calibration = calibrate(_where(scores, others), level=level, speed_error=np.array([]))
         models.append(model.calibrated(calibration))
     return models
 
@@ -162,27 +175,20 @@ def _where(scores: HeldOut, mask: NDArray[np.bool_]) -> HeldOut:
     )
 
 
-def _world(
-    data: Examples, menu: Sequence[StrategySpec], boosters: Sequence[Boosted], parts: Sequence[Sequence[int]]
-) -> _World:
+def _world(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> _World:
     shape = (len(data), len(menu))
     accuracy, tokens, spent = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for model, part in zip(boosters, parts, strict=True):
-        for i in part:
-            for j, spec in enumerate(menu):
-                label = data.labels[i][spec]
-                accuracy[i, j], tokens[i, j] = label.accuracy, label.mean_tokens
-                spent[i, j] = _seconds(data.pools[i], spec, label, model)
+    model = fit_speed(data.calls)
+    for i, labels in enumerate(data.labels):
+        prompt = float(data.features[i][FEATURE_NAMES.index("prompt_tokens")])
+        speeds = model.speeds([(prompt, 0, spec.draws) for spec in menu])
+        for j, (spec, speed) in enumerate(zip(menu, speeds, strict=True)):
+            label = labels[spec]
+            accuracy[i, j], tokens[i, j] = label.accuracy, label.mean_tokens
+            timed = [run.seconds for run in data.pools[i].runs if run.spec == str(spec)]
+            modelled = seconds(spec, speed, longest=label.mean_longest, step_tokens=step_tokens)
+            spent[i, j] = np.mean(timed) if timed else modelled
     return _World(menu=menu, accuracy=accuracy, tokens=tokens, seconds=spent)
-
-
-def _seconds(pool: Pool, spec: StrategySpec, label: Label, model: Boosted) -> float:
-    timed = [run.seconds for run in pool.runs if run.spec == str(spec)]
-    if timed:
-        return float(np.mean(timed))
-    prompt = float(np.mean([call.prompt_tokens for call in pool.calls])) if pool.calls else 0.0
-    speed = model.speed(prompt, 0, spec.draws)
-    return seconds(spec, speed, longest=label.mean_longest, step_tokens=model.step_tokens)
 
 
 def _predicted(
@@ -199,23 +205,27 @@ def _predicted(
 
 
 def _at_price(
-    world: _World, predicted: _World, data: Examples, parts: Sequence[Sequence[int]], prices: tuple[float, float]
+    world: _World,
+    predicted: _World,
+    parts: Sequence[Sequence[int]],
+    blocks: Sequence[str],
+    prices: tuple[float, float],
 ) -> AtPrice:
     utility = world.utility(*prices)
     guess = predicted.utility(*prices)
     adaptive = guess.argmax(axis=1)
-    lookup = _lookup_choice(world, data, parts, prices)
+    lookup = _lookup_choice(world, parts, prices)
     fixed = int(utility.mean(axis=0).argmax())
     oracle = utility.argmax(axis=1)
-    everyone = np.arange(len(data))
+    everyone = np.arange(len(utility))
     difference = utility[everyone, adaptive] - utility[everyone, lookup]
-    low, high = bootstrap(difference)
+    low, high = bootstrap(difference, blocks)
     return AtPrice(
         token_price=prices[0],
         latency_price=prices[1],
         adaptive=_row("adaptive", world, adaptive, prices=prices),
         lookup=_row("lookup", world, lookup, prices=prices),
-        best_fixed=_row(str(world.menu[fixed]), world, np.full(len(data), fixed), prices=prices),
+        best_fixed=_row(str(world.menu[fixed]), world, np.full(len(utility), fixed), prices=prices),
         oracle=_row("oracle", world, oracle, prices=prices),
         gain=float(difference.mean()),
         gain_low=low,
@@ -224,13 +234,11 @@ def _at_price(
     )
 
 
-def _lookup_choice(
-    world: _World, data: Examples, parts: Sequence[Sequence[int]], prices: tuple[float, float]
-) -> NDArray[np.intp]:
+def _lookup_choice(world: _World, parts: Sequence[Sequence[int]], prices: tuple[float, float]) -> NDArray[np.intp]:
     """The paper's lookup table: averages per strategy over the training questions, the same choice for every query."""
-    choice = np.zeros(len(data), dtype=np.intp)
-    everyone = set(range(len(data)))
     utility = world.utility(*prices)
+    choice = np.zeros(len(utility), dtype=np.intp)
+    everyone = set(range(len(utility)))
     for part in parts:
         seen = sorted(everyone - set(part))
         choice[list(part)] = int(utility[seen].mean(axis=0).argmax())
@@ -248,11 +256,14 @@ def _row(name: str, world: _World, choice: NDArray[np.intp], *, prices: tuple[fl
     )
 
 
-def bootstrap(differences: Floats, *, seed: int = 7) -> tuple[float, float]:
-    """95 % interval of the mean, resampling questions."""
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(differences), size=(_BOOTSTRAPS, len(differences)))
-    low, high = np.quantile(differences[picks].mean(axis=1), [0.025, 0.975])
+def bootstrap(differences: Floats, blocks: Sequence[str], *, seed: int = 7) -> tuple[float, float]:
+    """95 % interval of the mean. Whole blocks are resampled; blocks: one name a difference."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(blocks))}
+    owner = np.array([names[block] for block in blocks])
+    sums = np.bincount(owner, weights=differences)
+    sizes = np.bincount(owner)
+    picks = np.random.default_rng(seed).integers(0, len(names), size=(_BOOTSTRAPS, len(names)))
+    low, high = np.quantile(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -263,7 +274,7 @@ def calibration_quality(predicted: Floats, actual: Floats, *, bins: int = 10) ->
     return float(sum(gaps) / len(order)), float(np.mean((predicted - actual) ** 2))
 
 
-def _tokens_quality(scores: HeldOut, parts: Sequence[Sequence[int]]) -> tuple[float, float]:
+def _tokens_quality(scores: HeldOut, parts: Sequence[Sequence[int]], *, level: float) -> tuple[float, float]:
     """Coverage of the upper bound when its factor comes from other folds, and the median relative error."""
     covered: list[float] = []
     for part in parts:
@@ -272,7 +283,7 @@ def _tokens_quality(scores: HeldOut, parts: Sequence[Sequence[int]]) -> tuple[fl
             same = np.array([other == spec for other in scores.spec])
             fitted = [int(i) for i in np.flatnonzero(same & ~inside)]
             judged = [int(i) for i in np.flatnonzero(same & inside)]
-            factor = conformal_factor(scores.tokens_upper[fitted], [scores.tokens[i] for i in fitted], 0.9)
+            factor = conformal_factor(scores.tokens_upper[fitted], [scores.tokens[i] for i in fitted], level)
             covered += [float((scores.tokens[i] <= scores.tokens_upper[i] * factor).mean()) for i in judged]
     actual = np.array([draws.mean() for draws in scores.tokens])
     return float(np.mean(covered)), float(np.median(np.abs(scores.tokens_predicted - actual) / actual))
@@ -303,10 +314,14 @@ def table(result: Evaluation) -> str:
             )
         mix = ", ".join(f"{name} {share:.0%}" for name, share in sorted(at.mix.items(), key=lambda item: -item[1])[:4])
         lines.append(f"  adaptive - lookup: {at.gain:+.3f} [{at.gain_low:+.3f}, {at.gain_high:+.3f}]; chose {mix}")
+    above = sum(at.gain_low > 0 for at in result.prices)
+    below = sum(at.gain_high < 0 for at in result.prices)
     lines += [
         "",
+        f"adaptive against the lookup table: better at {above}, worse at {below} of {len(result.prices)} prices (95 %)",
         f"predicted accuracy: calibration error {result.calibration_error:.3f}, Brier {result.brier:.3f}",
-        f"tokens: median error {result.tokens_error:.0%}, 90 % upper bound covers {result.tokens_coverage:.1%}",
+        f"tokens: median error {result.tokens_error:.0%}, {result.level:.0%} upper bound covers "
+        f"{result.tokens_coverage:.1%}",
         f"seconds of an engine call at its true length: median error {result.speed_error:.0%}",
     ]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -285,15 +285,24 @@ def _question(family: _Family, item: tasks.Item, shown: Mapping[str, str]) -> Qu
     )
 
 
-def builtin_questions(*, per_family: int, seed: int) -> list[Question]:
-    """Up to `per_family` different questions of every family; the same arguments give the same list.
+def family_names() -> tuple[str, ...]:
+    return tuple(family.name for family in _FAMILIES)
+
+
+def builtin_questions(*, per_family: int, seed: int, families: Sequence[str] = ()) -> list[Question]:
+    """Up to `per_family` different questions of the families named, or of all; same arguments, same list.
 
     A family runs dry only when it has fewer different questions than asked for. An id names the question's text,
-    so the same question has the same id under every seed. Raises ImportError when reasoning-gym is missing.
+    so the same question has the same id under every seed. Raises ImportError when reasoning-gym is missing,
+    ValueError for a family that does not exist.
     """
+    if unknown := [name for name in families if name not in family_names()]:
+        raise ValueError(f"no family {unknown[0]!r}: known are {', '.join(family_names())}")
     create = _create_dataset()
     questions: list[Question] = []
     for family in _FAMILIES:
+        if families and family.name not in families:
+            continue
         shown = _examples(family, create)
         seen = set(shown)
         for item in _items(family, create, seed=seed, draws=_ENOUGH * per_family):

@@ -2,6 +2,7 @@
 
 Most describe the *question*, the last user message; the rest the conversation and what was asked of the engine. Work is
 bounded: of a long text only the first and last `EDGE` characters are read and counted; lengths are scaled up to it all.
+Of a long conversation the first and last `_MOST_TURNS` messages are read.
 
 To add a feature: a row in `_TABLE` (a value in a function, if the row cannot say it), `FEATURES_VERSION` up, retrain.
 """
@@ -21,6 +22,7 @@ from strategies.types import Query
 FEATURES_VERSION = 1
 EDGE = 8_000  # characters read at either end of a long text
 IMAGE_TOKENS = 600  # roughly what a vision model spends on one picture
+_MOST_TURNS = 100  # messages read at either end of a long conversation
 _MOST_NODES = 4_000  # JSON values looked at when sizing tools; what lies beyond is not counted
 
 # Interest (to a person; 0: never `notable`), name | note | what the question is searched for. Searches:
@@ -202,7 +204,11 @@ class _View:
 
     def __init__(self, query: Query) -> None:
         self.query = query
-        self.messages = [_Message(raw) for raw in _items(query.messages)]
+        sent = _items(query.messages)
+        self.turns = len(sent)
+        # of a very long conversation the opening and the latest turns: its middle says little about what is asked now
+        kept = sent if self.turns <= 2 * _MOST_TURNS else [*sent[:_MOST_TURNS], *sent[-_MOST_TURNS:]]
+        self.messages = [_Message(raw) for raw in kept]
         asked = [message.text for message in self.messages if message.role == "user"]
         question = asked[-1] if asked else self.messages[-1].text if self.messages else ""
         self.system = "\n".join(m.text for m in self.messages if m.role in ("system", "developer"))
@@ -327,7 +333,7 @@ def _conversation(view: _View) -> dict[str, float]:
     words = [len(text[:EDGE].split()) * max(1.0, len(text) / EDGE) for text in earlier]
     last = _edges("".join(earlier[-1:]))
     return {
-        "turns": len(view.messages),
+        "turns": view.turns,
         "system_prompt": bool(view.system),
         "log_system_chars": math.log1p(len(view.system)),
         "assistant_turns": len(earlier),
@@ -370,7 +376,8 @@ def _prompt_tokens(view: _View) -> float:
     plain = sample.encode("ascii", "ignore")
     digits, soft = _among(plain, _DIGITS), _among(plain, _LETTERS + _BLANKS)
     tokens = soft / 4.6 + digits + (len(plain) - soft - digits) / 1.3 + (len(sample) - len(plain)) / 1.2
-    tokens = tokens / share + 3 + sum(4 + IMAGE_TOKENS * message.images for message in view.messages)
+    tokens = tokens / share * (view.turns / (len(texts) or 1)) + 3 + 4 * view.turns
+    tokens += IMAGE_TOKENS * sum(message.images for message in view.messages)
     stack: list[object] = [view.query.tools, *(message.calls for message in view.messages if message.calls)]
     json, seen = 0, 0
     while stack and seen < _MOST_NODES:  # a walk with a limit, so that depth, size and cycles do no harm

@@ -132,11 +132,13 @@ def _top_two(counts: dict[int, int]) -> tuple[int, int]:
     return leader, second
 
 
-def label_table(pools: Sequence[Pool], menu: Sequence[StrategySpec]) -> list[dict[StrategySpec, Label]]:
-    """For every pool the strategies it has outcomes for."""
+def label_table(
+    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95
+) -> list[dict[StrategySpec, Label]]:
+    """For every pool the strategies it has outcomes for. stop_threshold: see `strategies.stopping.settled`."""
     table: list[dict[StrategySpec, Label]] = []
     for pool in pools:
-        labels = PoolLabels(pool)
+        labels = PoolLabels(pool, stop_threshold=stop_threshold)
         row = {spec: labels.label(spec) for spec in menu}
         table.append({spec: label for spec, label in row.items() if label is not None})
     return table

@@ -38,6 +38,10 @@ class Predictor(Protocol):
         """One row a spec, in order. max_tokens: what one candidate may have at most."""
         ...
 
+    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
+        """Seconds of one engine call of `added` sequences beside `running` ones, before any online correction."""
+        ...
+
 
 def spec_vector(spec: StrategySpec) -> list[float]:
     """A menu entry as numbers, in the order of SPEC_FEATURES."""
@@ -51,13 +55,21 @@ def spec_vector(spec: StrategySpec) -> list[float]:
     ]
 
 
+# What suggests that candidates can agree on an answer. Where nothing does, a vote has nothing to count.
+_ANSWERS = (
+    "numbers", "latex_commands", "dollar_maths", "boxed", "choices", "form_how_many", "form_how_much", "form_yes_no",
+    "json_output", "tool_forced",
+)  # fmt: skip
+
+
 class Prior:
     """What decides while no model is loaded. Rules of thumb, and said to be so: `decided_by` is "prior".
 
-    Accuracy: one sample is right half of the time, and more candidates add up to .12, each doubling less than the
-    one before, a little more with a scorer and with beam search (the order found by Snell et al. 2024). Tokens: a
-    candidate uses a third of what it may, at most 256; nine of ten use no more than three times that. Seconds: half
-    a second to the first token and 20 ms for each after it, until the online correction knows better.
+    Accuracy: one sample is right half of the time. Where the question has numbers, choices or another sign of an answer
+    that can be compared, more candidates add up to .12, each doubling less than the one before, a little more with a
+    scorer and with beam search (the order found by Snell et al. 2024); open text gains nothing. Tokens: a candidate
+    uses a third of what it may, at most 256; nine of ten use no more than three times that. Seconds: half a second to
+    the first token and 20 ms for each after it, until the online correction knows better.
     """
 
     name = "prior"
@@ -69,17 +81,21 @@ class Prior:
     def predict(
         self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
     ) -> Sequence[Prediction]:
-        return [self._row(spec, load, max_tokens=max_tokens) for spec in specs]
+        can_agree = any(features.values[name] for name in _ANSWERS)
+        return [self._row(spec, load, max_tokens=max_tokens, can_agree=can_agree) for spec in specs]
 
-    def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int) -> Prediction:
+    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
+        crowd = 1 + (running + added) / 32
+        return Speed(first_token=0.5 * crowd, per_token=0.02 * crowd)
+
+    def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int, can_agree: bool) -> Prediction:
         each = min(256.0, max(1.0, max_tokens / 3))
         gain = 0.12 * (1 - 1 / spec.draws)
         better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
-        crowd = (1 + (load.running + spec.draws) / 32) * load.correction
-        speed = Speed(first_token=0.5 * crowd, per_token=0.02 * crowd)
+        speed = self.speed(0, load.running, spec.draws).slowed(load.correction)
         return Prediction(
             spec=spec,
-            accuracy=0.5 + gain + better,
+            accuracy=0.5 + (gain + better if can_agree else 0.0),
             tokens=each * spec.draws,
             tokens_upper=min(3 * each, max_tokens) * spec.draws,
             seconds=seconds(spec, speed, longest=each, step_tokens=self._step_tokens),

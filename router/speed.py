@@ -27,6 +27,9 @@ class Speed:
     first_token: float
     per_token: float  # after the first, while all the call's sequences are in work
 
+    def slowed(self, factor: float) -> Speed:
+        return Speed(first_token=self.first_token * factor, per_token=self.per_token * factor)
+
 
 def seconds(spec: StrategySpec, speed: Speed, *, longest: float, step_tokens: int) -> float:
     """Wall time of a strategy: its longest branch, and for beam search one first token a step."""

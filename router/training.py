@@ -14,7 +14,16 @@ import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
-from router.boosted import QUANTILES, Boosted, Calibration, SpecMeans, features_of, log_odds, shrink
+from router.boosted import (
+    QUANTILES,
+    Boosted,
+    Calibration,
+    SpecMeans,
+    SpeedModel,
+    features_of,
+    log_odds,
+    shrink,
+)
 from router.labels import Label, label_table
 from router.pools import Call, Pool
 from router.predictors import spec_vector
@@ -59,24 +68,37 @@ class Examples:
     pools: Sequence[Pool]
     features: Floats  # (questions, features)
     labels: Sequence[Mapping[StrategySpec, Label]]
+    calls: Sequence[Call]  # timed engine calls of all pools; they tell of the engine, not of a question
 
     def __len__(self) -> int:
         return len(self.pools)
 
-    def subset(self, rows: Sequence[int]) -> Examples:
+    def without(self, part: Sequence[int], calls: Sequence[int]) -> Examples:
+        """All but these questions and these calls."""
+        rows = sorted(set(range(len(self))) - set(part))
         return Examples(
             pools=[self.pools[i] for i in rows],
-            features=self.features[list(rows)],
+            features=self.features[rows],
             labels=[self.labels[i] for i in rows],
+            calls=[self.calls[i] for i in sorted(set(range(len(self.calls))) - set(calls))],
         )
 
+    def call_parts(self, k: int) -> list[range]:
+        """The calls in k parts, dealt out in turn: a load sweep stands in one place and must not be in one part."""
+        return [range(part, len(self.calls), k) for part in range(k)]
 
-def examples(pools: Sequence[Pool], menu: Sequence[StrategySpec]) -> Examples:
+
+def examples(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95) -> Examples:
     """Raises ValueError when there are too few questions to learn from."""
     if len(pools) < FEWEST_POOLS:
         raise ValueError(f"{len(pools)} questions are too few to train on: record at least {FEWEST_POOLS}")
     vectors = np.array([features_of(pool.question).vector() for pool in pools])
-    return Examples(pools=pools, features=vectors, labels=label_table(pools, menu))
+    return Examples(
+        pools=pools,
+        features=vectors,
+        labels=label_table(pools, menu, stop_threshold=stop_threshold),
+        calls=[call for pool in pools for call in pool.calls],
+    )
 
 
 def folds(pools: Sequence[Pool], k: int = FOLDS, *, by: Callable[[Pool], str] | None = None) -> list[list[int]]:
@@ -105,31 +127,31 @@ def fit(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> Bo
     quantiles = {
         q: _boost({**LENGTH, "objective": "quantile", "alpha": q}, owners, np.log1p(lengths)) for q in QUANTILES
     }
-    calls = [call for pool in data.pools for call in pool.calls]
-    first_token, per_token = fit_speed(calls)
     return Boosted(
         accuracy=accuracy,
         mean_length=mean_length,
         quantiles=quantiles,
-        first_token=first_token,
-        per_token=per_token,
+        speed_model=fit_speed(data.calls),
         means=means,
         calibration=Calibration.none(),
         step_tokens=step_tokens,
-        widest=max(call.added for call in calls),
         version="uncalibrated",
     )
 
 
-def fit_speed(calls: Sequence[Call]) -> tuple[lgb.Booster, lgb.Booster]:
-    """log seconds to the first token, and log seconds per token after it. Raises ValueError without calls."""
+def fit_speed(calls: Sequence[Call]) -> SpeedModel:
+    """Raises ValueError without calls."""
     usable = [call for call in calls if call.longest > 1]
     if not usable:
         raise ValueError("the pools hold no timed engine calls to learn the engine's speed from")
     rows = np.array([[call.prompt_tokens, call.running, call.added] for call in usable], dtype=float)
     first = np.log([max(call.first_token_seconds, 1e-4) for call in usable])
     each = np.log([max((call.seconds - call.first_token_seconds) / (call.longest - 1), 1e-5) for call in usable])
-    return _boost(SPEED, rows, first), _boost(SPEED, rows, each)
+    return SpeedModel(
+        first_token=_boost(SPEED, rows, first),
+        per_token=_boost(SPEED, rows, each),
+        widest=max(call.added for call in usable),
+    )
 
 
 def _boost(parameters: Mapping[str, Any], rows: Floats, targets: Floats, *, start: Floats | None = None) -> lgb.Booster:
@@ -184,9 +206,8 @@ def held_out(
     """Cross-fitted predictions, and the boosters of every fold."""
     collected: list[tuple[int, StrategySpec, float, float, float, float]] = []
     boosters: list[Boosted] = []
-    everything = set(range(len(data)))
-    for part in parts:
-        model = fit(data.subset(sorted(everything - set(part))), menu, step_tokens=step_tokens)
+    for part, calls in zip(parts, data.call_parts(len(parts)), strict=True):
+        model = fit(data.without(part, calls), menu, step_tokens=step_tokens)
         boosters.append(model)
         for i in part:
             specs = [spec for spec in menu if spec in data.labels[i] and spec in model.means]
@@ -289,14 +310,13 @@ def calibrate(scores: HeldOut, *, level: float, speed_error: Floats) -> Calibrat
     )
 
 
-def speed_errors(data: Examples, boosters: Sequence[Boosted], parts: Sequence[Sequence[int]]) -> Floats:
+def speed_errors(data: Examples, boosters: Sequence[Boosted]) -> Floats:
     """Actual over predicted seconds of every timed call, each predicted by a booster that has not seen it."""
     ratios: list[float] = []
-    for model, part in zip(boosters, parts, strict=True):
-        for i in part:
-            for call in data.pools[i].calls:
-                speed = model.speed(call.prompt_tokens, call.running, call.added)
-                ratios.append(call.seconds / (speed.first_token + call.longest * speed.per_token))
+    for model, part in zip(boosters, data.call_parts(len(boosters)), strict=True):
+        for call in (data.calls[i] for i in part):
+            speed = model.speed(call.prompt_tokens, call.running, call.added)
+            ratios.append(call.seconds / (speed.first_token + call.longest * speed.per_token))
     return np.array(ratios)
 
 
@@ -308,12 +328,22 @@ class Trained:
     data: Examples
 
 
-def train(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, step_tokens: int, level: float = 0.9) -> Trained:
-    """Everything: boosters on all the pools, calibration and figures from cross-fitting. Raises ValueError."""
-    data = examples(pools, menu)
+def train(
+    pools: Sequence[Pool],
+    menu: Sequence[StrategySpec],
+    *,
+    step_tokens: int,
+    level: float = 0.9,
+    stop_threshold: float = 0.95,
+) -> Trained:
+    """Everything: boosters on all the pools, calibration and figures from cross-fitting.
+
+    level: of the upper bounds. step_tokens, stop_threshold: the strategies' settings. Raises ValueError.
+    """
+    data = examples(pools, menu, stop_threshold=stop_threshold)
     parts = folds(data.pools)
     scores, boosters = held_out(data, menu, step_tokens=step_tokens, parts=parts)
-    errors = speed_errors(data, boosters, parts)
+    errors = speed_errors(data, boosters)
     calibration = calibrate(scores, level=level, speed_error=errors)
     model = fit(data, menu, step_tokens=step_tokens).calibrated(calibration)
     return Trained(model=model, scores=scores, speed_error=errors, data=data)

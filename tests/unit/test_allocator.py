@@ -13,7 +13,7 @@ from router.features import Features, extract
 from router.menu import parse_menu
 from router.policy import BudgetInfeasible
 from router.predictors import Prior
-from router.speed import Load
+from router.speed import Load, Speed
 from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
 from tests.fakes import FAR, ask
 
@@ -36,6 +36,9 @@ class Trained:
         rows = Prior().predict(features, specs, load, max_tokens=max_tokens)
         empty = {"accuracy": 0.0, "tokens": 0.0, "tokens_upper": 0.0, "seconds": 0.0, "seconds_upper": 0.0}
         return [row if row.spec in self.known else replace(row, **empty, reason="never recorded") for row in rows]
+
+    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
+        return Prior().speed(prompt_tokens, running, added)
 
 
 def allocate(
@@ -74,6 +77,11 @@ def test_free_compute_buys_more_than_one_candidate_and_dear_compute_does_not() -
     assert allocate(ask()).spec != SINGLE
     assert allocate(ask(prices=Prices(token_price=10.0, latency_price=0.0))).spec == SINGLE
     assert allocate(ask(prices=Prices(token_price=0.0, latency_price=10.0))).spec == SINGLE
+
+
+def test_open_text_is_not_voted_on_while_only_the_prior_decides() -> None:
+    """Nothing in it can agree: three poems would cost three times as much and none of them would win."""
+    assert allocate(ask("Write a poem about autumn.")).spec == SINGLE
 
 
 def test_temperature_0_gets_single_and_every_other_row_says_why() -> None:
@@ -125,11 +133,14 @@ def test_n_answers_cost_n_draws_of_single_and_rule_out_what_draws_fewer() -> Non
     assert [str(row.spec) for row in three if row.reason] == ["beam_search@2x2"]
 
 
-def test_no_candidate_is_expected_to_be_longer_than_the_budget() -> None:
-    """Else the budget would rule out even `single`, which is cut to it anyway."""
+def test_a_budget_under_what_one_answer_may_need_is_said_to_be_too_small() -> None:
+    """`single` runs all the same, cut to the budget; strictly it is refused with the tokens that would do."""
     allocation = allocate(ask(budget=small(50)))
-    assert (allocation.spec, allocation.fits) == (SINGLE, True)
-    assert allocation.predictions[0].tokens_upper <= 50
+    assert (allocation.spec, allocation.fits) == (SINGLE, False)
+    assert "cut to size" in allocation.reason
+    with pytest.raises(BudgetInfeasible, match="max_total_tokens=300"):
+        allocate(ask(budget=small(50, strict=True)))
+    assert allocate(ask(budget=small(300, strict=True))).fits
 
 
 def test_what_the_client_asks_for_runs_although_it_is_not_on_the_menu() -> None:

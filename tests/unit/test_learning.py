@@ -6,6 +6,7 @@ never. They tell whether the learning works, not how good it is on anything real
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -21,7 +22,7 @@ from router.menu import parse_menu
 from router.pools import Call, Pool, Run, Sample
 from router.questions import Question
 from router.speed import Load
-from router.training import Trained, conformal_factor, folds, isotonic, train
+from router.training import Trained, conformal_factor, examples, folds, isotonic, train
 from strategies.types import StrategySpec
 
 MENU = parse_menu(["single", "majority_vote@4", "best_of_n@4", "beam_search@2x2"])
@@ -140,7 +141,7 @@ def test_company_and_more_sequences_than_a_call_ever_had_are_slower(trained: Tra
         speed = model.speed(10, running, added)
         return speed.first_token + 20 * speed.per_token
 
-    assert model.widest == 8
+    assert model.speed_model.widest == 8
     assert seconds(0, 1) < seconds(0, 8) < seconds(8, 8)
     assert seconds(0, 16) == seconds(8, 8)
 
@@ -211,7 +212,7 @@ def test_too_few_questions_are_refused() -> None:
 
 
 def test_pools_without_timed_calls_are_refused() -> None:
-    mute = [Pool(**{**{f: getattr(p, f) for f in p.__dataclass_fields__}, "calls": ()}) for p in POOLS]
+    mute = [replace(p, calls=()) for p in POOLS]
     with pytest.raises(ValueError, match="no timed engine calls"):
         train(mute, MENU, step_tokens=STEP_TOKENS)
 
@@ -286,6 +287,24 @@ def test_a_perfect_forecast_has_no_calibration_error_and_a_constant_one_has() ->
 
 def test_the_bootstrap_interval_holds_the_mean() -> None:
     differences = np.random.default_rng(2).normal(0.1, 1.0, size=400)
-    low, high = bootstrap(differences)
+    low, high = bootstrap(differences, [str(i) for i in range(400)])
     assert low < differences.mean() < high
     assert high - low == pytest.approx(4 * 1.0 / 20, rel=0.2)
+
+
+def test_equal_outcomes_of_one_block_count_once() -> None:
+    """Ten questions that always come out alike are one observation, so the interval is wider."""
+    ten_alike = np.repeat(np.random.default_rng(2).normal(0.1, 1.0, size=40), 10)
+    by_question = bootstrap(ten_alike, [str(i) for i in range(400)])
+    by_block = bootstrap(ten_alike, [str(i // 10) for i in range(400)])
+    assert by_block[1] - by_block[0] > 2 * (by_question[1] - by_question[0])
+
+
+def test_a_load_sweep_recorded_with_one_question_is_seen_by_every_fold() -> None:
+    sweep = POOLS[0].calls
+    data = examples([POOLS[0], *(replace(p, calls=p.calls[:1]) for p in POOLS[1:])], MENU)
+    parts = data.call_parts(5)
+    assert sorted(i for part in parts for i in part) == list(range(len(data.calls)))
+    for part in parts:
+        rest = data.without([], part).calls
+        assert len({call.added for call in rest}) == len({call.added for call in sweep})
