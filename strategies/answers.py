@@ -352,14 +352,14 @@ def answer_of(candidate: Candidate, *, form: str | None) -> Extracted | None:
     return Extracted(value=json.dumps(calls, sort_keys=True, default=str), form="tool_calls")
 
 
-def group(candidates: Iterable[Candidate], *, form: str | None) -> list[Group]:
+def group(read: Iterable[tuple[Candidate, Extracted | None]]) -> list[Group]:
     """Candidates with equal answers: the largest group first, then the better best mean logprob, then the earlier draw.
 
-    The order in which the candidates are given makes no difference. Those that abstain are in no group.
+    read: candidates with what `answer_of` found in them; their order makes no difference. None is in no group.
     """
     members: dict[str, list[Candidate]] = {}
-    for candidate in sorted(candidates, key=lambda c: c.index):
-        if answer := answer_of(candidate, form=form):
+    for candidate, answer in sorted(read, key=lambda pair: pair[0].index):
+        if answer is not None:
             members.setdefault(answer.value, []).append(candidate)
     groups = [Group(value=value, members=tuple(equal)) for value, equal in members.items()]
     return sorted(groups, key=_rank)

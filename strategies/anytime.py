@@ -9,7 +9,7 @@ from dataclasses import replace
 from strategies.answers import expected_form
 from strategies.sampling import MeteredSampler
 from strategies.types import Answer, Candidate, CutShort, EngineError, Query, Strategy, StrategySpec, Tools
-from strategies.voting import usable, vote
+from strategies.voting import Ballot, usable
 
 
 class NothingYet(Exception):
@@ -44,8 +44,8 @@ async def run(
             answer = await strategy(query, spec, tools, publish)
         if not answer.winners:
             raise NothingYet("the token budget allowed no candidate")
-        short = answer.cut_short is None and sampler.cut_by_tokens
-        return replace(answer, cut_short="tokens") if short and _unfinished(answer) else answer
+        short = sampler.drew_fewer or (sampler.drew_shorter and _unfinished(answer))
+        return replace(answer, cut_short="tokens") if short and answer.cut_short is None else answer
     except TimeoutError:
         if not timer.expired():
             raise  # a timeout inside the strategy is a fault, not the deadline
@@ -71,5 +71,5 @@ def _best_so_far(best: Answer | None, candidates: list[Candidate], query: Query,
         return replace(best, winners=winners, cut_short=cut, note=note or best.note)
     if not candidates:
         raise NothingYet("no token had come when the deadline was reached")
-    partial = vote(candidates, form=expected_form(query), answers=query.answers)
+    partial = Ballot.of(candidates, form=expected_form(query)).vote(answers=query.answers)
     return replace(partial, cut_short=cut, note=note)

@@ -12,8 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from strategies.answers import expected_form
-from strategies.types import Answer, Candidate, Publish, Query, Strategy, StrategySpec, Tools
-from strategies.voting import best_first, vote
+from strategies.types import Answer, Candidate, EngineError, Publish, Query, Strategy, StrategySpec, Tools
+from strategies.voting import Ballot, best_first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,9 @@ def beam_search_with(steps: Steps) -> Strategy:
 
     async def beam_search(query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer:
         """Keep the `n` best of `n * expansion` continuations a round; finished beams stand aside and stay."""
-        form = expected_form(query)
+        ballot = Ballot(form=expected_form(query))
         scorer = tools.scorer
         live: list[_Beam] = []
-        finished: list[Candidate] = []
         answer = Answer(winners=())
         for _ in range(steps.max_steps):
             grown = await _grow(query, spec, tools, steps, live)
@@ -53,13 +52,16 @@ def beam_search_with(steps: Steps) -> Strategy:
                     replace(beam, candidate=replace(beam.candidate, score=score))
                     for beam, score in zip(grown, scores, strict=True)
                 ]
-            finished += [beam.candidate for beam in grown if beam.done]
+            for beam in grown:
+                if beam.done:
+                    ballot.cast(beam.candidate)
+            finished = ballot.candidates
             live = _distinct([beam for beam in grown if not beam.done])
             # a finished beam holds its place among the best: what it pushed out is not worth going on with
             kept = best_first([*finished, *(beam.candidate for beam in live)])[: spec.n]
             keep = {id(candidate) for candidate in kept}
             live = [beam for beam in live if id(beam.candidate) in keep]
-            answer = _answer(finished, [beam.candidate for beam in live], form=form, query=query)
+            answer = _answer(ballot, [beam.candidate for beam in live], answers=query.answers)
             publish(answer)
             if not live or len(finished) >= spec.n:
                 return answer
@@ -69,16 +71,28 @@ def beam_search_with(steps: Steps) -> Strategy:
 
 
 async def _grow(query: Query, spec: StrategySpec, tools: Tools, steps: Steps, live: Sequence[_Beam]) -> list[_Beam]:
-    """One round: continue every live beam `expansion` times, or draw the first steps."""
+    """One round: continue every live beam `expansion` times, or draw the first steps.
+
+    A beam whose continuation fails is lost, the others are not. Raises EngineError when all fail.
+    """
     roots = live or [None]
     width = spec.expansion if live else spec.draws
-    rounds = await asyncio.gather(
-        *(_continue(query, tools, steps, root, width) for root in roots), return_exceptions=True
-    )
-    failures = [grown for grown in rounds if isinstance(grown, BaseException)]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_attempt(query, tools, steps, root, width)) for root in roots]
+    rounds = [task.result() for task in tasks]
+    failures = [grown for grown in rounds if isinstance(grown, EngineError)]
     if len(failures) == len(rounds):
         raise failures[0]
-    return [beam for grown in rounds if not isinstance(grown, BaseException) for beam in grown]
+    return [beam for grown in rounds if not isinstance(grown, EngineError) for beam in grown]
+
+
+async def _attempt(
+    query: Query, tools: Tools, steps: Steps, root: _Beam | None, width: int
+) -> list[_Beam] | EngineError:
+    try:
+        return await _continue(query, tools, steps, root, width)
+    except EngineError as error:
+        return error
 
 
 async def _continue(query: Query, tools: Tools, steps: Steps, root: _Beam | None, width: int) -> list[_Beam]:
@@ -135,8 +149,8 @@ def _distinct(beams: Sequence[_Beam]) -> list[_Beam]:
     return list({beam.candidate.text: beam for beam in reversed(beams)}.values())[::-1]
 
 
-def _answer(finished: Sequence[Candidate], live: Sequence[Candidate], *, form: str | None, query: Query) -> Answer:
+def _answer(ballot: Ballot, live: Sequence[Candidate], *, answers: int) -> Answer:
     """The best finished beam, or the best partial one while none has finished."""
-    ballot = vote(finished, form=form)
+    finished = ballot.candidates
     ordered = [*best_first([c for c in finished if c.finished]), *best_first([c for c in finished if not c.finished])]
-    return replace(ballot, winners=tuple([*ordered, *best_first(live)][: query.answers]), note="")
+    return replace(ballot.elect([*ordered, *best_first(live)], answers=answers), note="")

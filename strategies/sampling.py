@@ -89,8 +89,8 @@ class MeteredSampler:
         self._listener = listener
         self._drafts: list[_Draft] = []
         self.prompt_tokens = 0
-        self.calls = 0
-        self.cut_by_tokens = False  # the budget allowed fewer or shorter candidates than were asked for
+        self.drew_fewer = False  # the token budget allowed fewer candidates than were asked for
+        self.drew_shorter = False  # or shorter ones
 
     @property
     def remaining(self) -> int:
@@ -114,7 +114,8 @@ class MeteredSampler:
         """Yield up to n candidates as they end. Close the generator to stop the rest on the engine."""
         wanted = max_tokens or query.max_tokens or self._default_max_tokens
         allowed, limit = self._ledger.plan(n, wanted)
-        self.cut_by_tokens = self.cut_by_tokens or allowed < n or (limit < wanted and max_tokens is None)
+        self.drew_fewer = self.drew_fewer or allowed < n
+        self.drew_shorter = self.drew_shorter or (limit < wanted and max_tokens is None)
         if not allowed:
             return
         first = len(self._drafts)
@@ -122,7 +123,6 @@ class MeteredSampler:
         self._drafts.extend(drafts)
         size = max(1, self._engine.max_n)
         batches = [drafts[i : i + size] for i in range(0, allowed, size)]
-        self.calls += len(batches)
         if query.logprobs:
             top_logprobs = max(top_logprobs or 0, query.top_logprobs)
         calls = [
@@ -189,7 +189,10 @@ class MeteredSampler:
 
 
 async def _merge(streams: Sequence[AsyncGenerator[Candidate, None]]) -> AsyncGenerator[Candidate, None]:
-    """Interleave streams as their items come. The first failure is raised; closing closes all of them."""
+    """Interleave streams as their items come; closing closes all of them.
+
+    One that fails takes none of the others with it: the first failure is raised once all have ended.
+    """
     queue: asyncio.Queue[Candidate | Exception | None] = asyncio.Queue(_READ_AHEAD)
 
     async def pump(stream: AsyncGenerator[Candidate, None]) -> None:
@@ -204,14 +207,18 @@ async def _merge(streams: Sequence[AsyncGenerator[Candidate, None]]) -> AsyncGen
     tasks = [asyncio.create_task(pump(stream)) for stream in streams]
     try:
         open_streams = len(tasks)
+        failure: Exception | None = None
         while open_streams:
             item = await queue.get()
             if item is None:
                 open_streams -= 1
             elif isinstance(item, Exception):
-                raise item
+                failure = failure or item
+                open_streams -= 1
             else:
                 yield item
+        if failure is not None:
+            raise failure
     finally:
         for task in tasks:
             task.cancel()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from strategies.answers import Group, group
+from strategies.answers import Extracted, Group, answer_of, group
 from strategies.types import Answer, Candidate
 
 
@@ -34,18 +34,50 @@ def rank(groups: Sequence[Group], candidates: Sequence[Candidate]) -> list[Candi
     return ranking + [c for c in usable(candidates) if c.index not in voted]
 
 
-def vote(candidates: Sequence[Candidate], *, form: str | None, answers: int = 1) -> Answer:
-    """Majority vote: the largest group's best member first. Blank and cut candidates never vote.
+class Ballot:
+    """Candidates with the answers they give. Each is read once, when cast, however often the votes are counted."""
 
-    `agreement` is the leader's share of the votes cast; None when nobody could vote.
-    """
-    groups = group(candidates, form=form)
-    votes = {g.value: len(g.members) for g in groups}
-    cast = sum(votes.values())
-    return Answer(
-        winners=tuple(rank(groups, candidates)[:answers]),
-        agreement=len(groups[0].members) / cast if groups else None,
-        votes=votes,
-        candidates=len(candidates),
-        note="" if groups else "no candidate gave an answer that could vote",
-    )
+    def __init__(self, *, form: str | None) -> None:
+        """`form`: see `strategies.answers.expected_form`."""
+        self._form = form
+        self._cast: list[tuple[Candidate, Extracted | None]] = []
+
+    @classmethod
+    def of(cls, candidates: Iterable[Candidate], *, form: str | None) -> Ballot:
+        ballot = cls(form=form)
+        for candidate in candidates:
+            ballot.cast(candidate)
+        return ballot
+
+    def cast(self, candidate: Candidate) -> None:
+        self._cast.append((candidate, answer_of(candidate, form=self._form)))
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        return [candidate for candidate, _ in self._cast]
+
+    @property
+    def groups(self) -> list[Group]:
+        """Equal answers, the largest group first. Blank and cut candidates are in none."""
+        return group(self._cast)
+
+    def elect(self, ranking: Sequence[Candidate], *, answers: int = 1) -> Answer:
+        """The first `answers` of a ranking, with the votes.
+
+        `agreement` is the share of the votes cast that agree with the first; None when it cast none itself.
+        """
+        groups = self.groups
+        cast = sum(len(g.members) for g in groups)
+        first = ranking[0].index if ranking else None
+        own = next((g for g in groups if any(c.index == first for c in g.members)), None)
+        return Answer(
+            winners=tuple(ranking[:answers]),
+            agreement=len(own.members) / cast if own is not None else None,
+            votes={g.value: len(g.members) for g in groups},
+            candidates=len(self._cast),
+            note="" if groups else "no candidate gave an answer that could vote",
+        )
+
+    def vote(self, *, answers: int = 1) -> Answer:
+        """Majority vote: the largest group's best member first."""
+        return self.elect(rank(self.groups, self.candidates), answers=answers)

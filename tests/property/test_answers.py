@@ -7,8 +7,9 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.answers import answer_of, extract, group
+from strategies.answers import answer_of, extract
 from strategies.types import Candidate, LogprobSummary
+from strategies.voting import Ballot
 
 FORMS = st.sampled_from([None, "choice", "json", "text"])
 PIECES = st.sampled_from(
@@ -133,10 +134,10 @@ CANDIDATES = st.lists(
 def test_groups_partition_the_votes_in_any_order(
     candidates: list[Candidate], form: str | None, data: st.DataObject
 ) -> None:
-    groups = group(candidates, form=form)
+    groups = Ballot.of(candidates, form=form).groups
     voters = [c.index for c in candidates if answer_of(c, form=form) is not None]
     assert sorted(c.index for g in groups for c in g.members) == voters
     assert len({g.value for g in groups}) == len(groups)
     sizes = [len(g.members) for g in groups]
     assert sizes == sorted(sizes, reverse=True)
-    assert group(data.draw(st.permutations(candidates)), form=form) == groups
+    assert Ballot.of(data.draw(st.permutations(candidates)), form=form).groups == groups

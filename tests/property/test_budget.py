@@ -119,4 +119,4 @@ async def test_a_healthy_engine_is_paid_for_exactly_what_it_made(lengths: list[i
     assert ledger.spent == engine.made == sum(candidate.tokens for candidate in drawn)
     assert ledger.remaining == capacity - engine.made
     assert engine.finished == engine.opened
-    assert sampler.cut_by_tokens == (capacity < 6 * 30)
+    assert (sampler.drew_fewer or sampler.drew_shorter) == (capacity < 6 * 30)

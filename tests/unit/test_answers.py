@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from strategies.answers import Extracted, answer_of, expected_form, extract, group
+from strategies.answers import Extracted, answer_of, expected_form, extract
 from strategies.types import Budget, Candidate, LogprobSummary, Prices, Query
+from strategies.voting import Ballot
 
 STEPS = "First we note that there were 3 of them in 1912 and 17 in 1950, and so it went on for 40 years. " * 3
 
@@ -318,7 +319,7 @@ def test_tool_calls_are_compared_by_name_and_arguments() -> None:
     same = drawn(1, "", finish="tool_calls", tool_calls=[{**call("f", '{"b":2,"a":1.0}'), "id": "y"}])
     parsed = drawn(2, "", finish="tool_calls", tool_calls=[call("f", {"b": 2, "a": 1})])
     other = drawn(3, "", finish="tool_calls", tool_calls=[call("g", '{"a": 1, "b": 2}')])
-    assert [len(g.members) for g in group([one, same, parsed, other], form="json")] == [3, 1]
+    assert [len(g.members) for g in Ballot.of([one, same, parsed, other], form="json").groups] == [3, 1]
     found = answer_of(one, form="json")
     assert found is not None
     assert found.form == "tool_calls"
@@ -336,7 +337,14 @@ def test_tool_calls_keep_their_order_and_broken_arguments_count_as_written() -> 
         drawn(5, tool_calls=[call("f", "")]),
         drawn(6, tool_calls=[{}]),
     ]
-    assert [[c.index for c in g.members] for g in group(candidates, form=None)] == [[2, 3], [0], [1], [4], [5], [6]]
+    assert [[c.index for c in g.members] for g in Ballot.of(candidates, form=None).groups] == [
+        [2, 3],
+        [0],
+        [1],
+        [4],
+        [5],
+        [6],
+    ]
 
 
 @pytest.mark.parametrize("finish", [None, "length", "abort"])
@@ -356,7 +364,7 @@ def test_groups_are_ordered_by_size_then_logprob_then_draw() -> None:
         drawn(6, ""),
         drawn(7, "3", finish="length"),
     ]
-    groups = group(reversed(candidates), form=None)
+    groups = Ballot.of(reversed(candidates), form=None).groups
     assert [(g.value, [c.index for c in g.members]) for g in groups] == [
         ("1/2", [3, 4]),
         ("3", [2]),
@@ -422,6 +430,6 @@ def test_thirty_two_answers_are_grouped_within_five_milliseconds() -> None:
     fastest = float("inf")
     for _ in range(5):
         began = time.perf_counter()
-        assert len(group(candidates, form=None)) == 5
+        assert len(Ballot.of(candidates, form=None).groups) == 5
         fastest = min(fastest, time.perf_counter() - began)
     assert fastest < 0.005

@@ -19,7 +19,7 @@ from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.types import Answer, Candidate, LogprobSummary, StrategySpec, Tools
-from strategies.voting import vote
+from strategies.voting import Ballot
 from tests.fakes import FAR, ScriptedEngine, ask, says
 
 pytestmark = pytest.mark.anyio
@@ -98,9 +98,9 @@ async def chosen(samples: Sequence[Sample], spec: StrategySpec) -> float:
     """Whether the real strategy's choice among just these samples, drawn in this order, is right."""
     candidates = await drawn(samples, spec.scorer)
     if spec.method == "majority_vote":
-        answer = vote(candidates, form=None)
+        answer = Ballot.of(candidates, form=None).vote()
     else:
-        answer = select(candidates, form=None, weighted=spec.weighted)
+        answer = select(Ballot.of(candidates, form=None), weighted=spec.weighted)
     winner = answer.winners[0]
     return samples[winner.index].correct if winner.finished else 0.0
 

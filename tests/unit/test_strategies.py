@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from strategies import answers
 from strategies.anytime import NothingYet, run
 from strategies.beam_search import Steps
 from strategies.best_of_n import select
@@ -29,7 +30,7 @@ from strategies.types import (
     StrategySpec,
     Tools,
 )
-from strategies.voting import vote
+from strategies.voting import Ballot
 from tests.fakes import FAR, Choice, Piece, ScriptedEngine, TextScorer, ask, says
 
 pytestmark = pytest.mark.anyio
@@ -97,7 +98,7 @@ async def test_single_passes_one_generation_through() -> None:
     answer = await played.run()
     assert texts(answer.winners) == ["seven"]
     assert (answer.agreement, answer.cut_short) == (None, None)
-    assert (played.ledger.spent, played.sampler.prompt_tokens, played.sampler.calls) == (3, 11, 1)
+    assert (played.ledger.spent, played.sampler.prompt_tokens) == (3, 11)
     assert len(played.engine.calls) == 1
     assert (played.engine.calls[0].n, played.engine.calls[0].top_logprobs) == (1, None)
 
@@ -241,7 +242,7 @@ async def test_a_letter_is_voted_on_where_the_question_offers_letters() -> None:
 
 def test_the_order_of_arrival_makes_no_difference_to_a_vote() -> None:
     drawn = [Candidate(index=i, text=t, tokens=1, finish_reason="stop") for i, t in enumerate(["8", "7", "7", "8", ""])]
-    assert vote(drawn, form=None) == vote(drawn[::-1], form=None)
+    assert Ballot.of(drawn, form=None).vote() == Ballot.of(drawn[::-1], form=None).vote()
 
 
 # --- best of n
@@ -299,8 +300,8 @@ def test_several_answers_are_ranked_by_score_or_by_their_groups() -> None:
         Candidate(index=i, text=text, tokens=1, finish_reason="stop", score=score)
         for i, (text, score) in enumerate(scores.items())
     ]
-    assert texts(select(drawn, form=None, weighted=False, answers=4).winners) == ["8", "7", "7 ", ""]
-    assert texts(select(drawn, form=None, weighted=True, answers=4).winners) == ["7", "8", "7 ", ""]
+    assert texts(select(Ballot.of(drawn, form=None), weighted=False, answers=4).winners) == ["8", "7", "7 ", ""]
+    assert texts(select(Ballot.of(drawn, form=None), weighted=True, answers=4).winners) == ["7", "8", "7 ", ""]
 
 
 async def score(name: str, logprobs: LogprobSummary | None) -> float:
@@ -478,7 +479,7 @@ async def test_an_engine_that_takes_two_at_a_time_is_called_three_times_for_five
     assert sorted((call.seed_offset, call.n) for call in engine.calls) == [(0, 2), (2, 2), (4, 1)]
     assert (answer.candidates, answer.votes) == (5, {str(i): 1 for i in range(5)})
     assert [candidate.text for candidate in played.sampler.candidates] == [f"\\boxed{{{i}}}" for i in range(5)]
-    assert (played.sampler.calls, played.sampler.prompt_tokens, engine.finished) == (3, 30, 3)
+    assert (played.sampler.prompt_tokens, engine.finished) == (30, 3)
 
 
 async def test_a_small_budget_draws_fewer_candidates() -> None:
@@ -486,7 +487,7 @@ async def test_a_small_budget_draws_fewer_candidates() -> None:
     played = Played("majority_vote@8", engine, capacity=40)
     answer = await played.run()
     assert [(call.n, call.max_tokens) for call in engine.calls] == [(2, 20)]
-    assert (answer.candidates, played.sampler.cut_by_tokens) == (2, True)
+    assert (answer.candidates, played.sampler.drew_fewer, answer.cut_short) == (2, True, "tokens")
 
 
 async def test_the_engines_own_count_is_what_is_paid_for() -> None:
@@ -604,3 +605,33 @@ async def test_a_timeout_inside_a_strategy_is_not_the_deadline() -> None:
     played = Played("single", ScriptedEngine([]))
     with pytest.raises(TimeoutError, match="a fault"):
         await run(broken, played.query, played.spec, played.tools, played.sampler, deadline=FAR)
+
+
+async def test_fewer_candidates_than_asked_for_are_said_to_be_cut_by_tokens() -> None:
+    """Although each of them finished."""
+    answer = await Played("best_of_n@8", ScriptedEngine([says("7")] * 8), ask(max_tokens=30), capacity=40).run()
+    assert (answer.candidates, answer.cut_short) == (2, "tokens")
+
+
+async def test_fewer_answers_than_asked_for_are_said_to_be_cut_by_tokens() -> None:
+    answer = await Played("single", ScriptedEngine([says("7")] * 4), ask(max_tokens=30, answers=4), capacity=20).run()
+    assert (len(answer.winners), answer.cut_short) == (1, "tokens")
+
+
+async def test_agreement_is_with_the_beam_that_is_returned() -> None:
+    """The best beam says 7 and three others say 8: one in four agrees."""
+    branches = {"": [rated("\\boxed{7}", -0.1), *[rated("\\boxed{8}", -0.5)] * 3]}
+    answer = await Played("beam_search@2x2", tree(branches)).run()
+    assert (answer.winners[0].text, answer.agreement) == ("\\boxed{7}", 0.25)
+
+
+def test_every_candidate_is_read_once_however_often_the_votes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    extract = answers.extract
+    monkeypatch.setattr(answers, "extract", lambda text, form=None: read.append(1) or extract(text, form=form))
+    ballot = Ballot(form=None)
+    for i in range(20):
+        ballot.cast(Candidate(index=i, text=str(i % 3), tokens=1, finish_reason="stop"))
+        ballot.vote()
+        select(ballot, weighted=True)
+    assert len(read) == 20
