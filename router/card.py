@@ -69,6 +69,7 @@ def _held_out(trained: Trained) -> list[str]:
         f"| each strategy's average | | {base:.4f} |",
         f"| boosters | {raw_ece:.4f} | {raw_brier:.4f} |",
         f"| boosters, shrunk and calibrated (fitted on these same predictions) | {ece:.4f} | {brier:.4f} |",
+        *_unseen(trained),
         "",
         f"Seconds of one engine call at its true length: median error {np.median(speed):.0%}, nine of ten within "
         f"{np.quantile(speed, 0.9):.0%}.",
@@ -88,6 +89,14 @@ def _held_out(trained: Trained) -> list[str]:
                 f"| {family} | {len(rows)} | {scores.accuracy[rows].mean():.2f} | {accuracy[rows].mean():.2f} |"
             )
     return lines
+
+
+def _unseen(trained: Trained) -> list[str]:
+    """How far the figures carry: the same boosters on families of questions that they have seen nothing of."""
+    if trained.unseen is None:
+        return []
+    ece, brier = calibration_quality(trained.unseen.raw_accuracy, trained.unseen.accuracy)
+    return [f"| boosters, whole families held out | {ece:.4f} | {brier:.4f} |"]
 
 
 def _spec_line(trained: Trained, spec: StrategySpec) -> str:

@@ -325,6 +325,7 @@ class Trained:
     model: Boosted
     scores: HeldOut
     speed_error: Floats  # actual over predicted seconds of held-out calls
+    unseen: HeldOut | None  # the same as `scores`, with whole families held out; None where there are too few families
     data: Examples
 
 
@@ -345,5 +346,7 @@ def train(
     scores, boosters = held_out(data, menu, step_tokens=step_tokens, parts=parts)
     errors = speed_errors(data, boosters)
     calibration = calibrate(scores, level=level, speed_error=errors)
+    by_family = folds(data.pools, by=lambda pool: pool.question.family)
+    unseen = held_out(data, menu, step_tokens=step_tokens, parts=by_family)[0] if all(by_family) else None
     model = fit(data, menu, step_tokens=step_tokens).calibrated(calibration)
-    return Trained(model=model, scores=scores, speed_error=errors, data=data)
+    return Trained(model=model, scores=scores, speed_error=errors, unseen=unseen, data=data)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from strategies.scorers import SCORERS
 from strategies.types import Budget, Candidate, Prices, Query, StrategySpec, Tools
 
 _TOP_LOGPROBS = 5
-_DEADLINE = 300.0  # seconds for one wave or one run; an engine slower than that is broken
+_DEADLINE = 300.0  # seconds for one run of a strategy; an engine slower than that is broken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +161,12 @@ async def _run(question: Question, spec: StrategySpec, plan: Plan, engine: OpenA
     )
 
 
+def check_new(out: Path) -> None:
+    """Raises ValueError when a finished recording is there: it took hours and is not overwritten."""
+    if out.exists():
+        raise ValueError(f"{out} holds a finished recording, which is not overwritten: name another file with --out")
+
+
 async def record(
     questions: Sequence[Question],
     plan: Plan,
@@ -169,16 +175,20 @@ async def record(
     out: Path,
     *,
     progress: Callable[[Progress], None],
+    swept: Callable[[], Awaitable[Sequence[Call]]] | None = None,
 ) -> list[Pool]:
     """Record every question that `<out>.partial` does not hold yet, then write `out`.
 
-    Raises EngineError, ValueError; what was recorded until then stays and the next call goes on after it.
+    swept: a load sweep to record at the end. Raises EngineError, ValueError; what was recorded until then stays and the
+    next call goes on after it.
     """
+    check_new(out)
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("ab") as lines:
         _claim(lines, partial)
         done = _resume(partial)
+        _check_same(done.values(), plan, partial)
         known, started = len(done), time.monotonic()
         for question in questions:
             if question.id in done:
@@ -198,7 +208,9 @@ async def record(
                     family=question.family,
                 )
             )
-    pools = [done[question.id] for question in questions]
+        pools = [done[question.id] for question in questions]
+        if swept is not None:
+            pools[0] = replace(pools[0], calls=(*pools[0].calls, *await swept()))
     write_pools(out, pools)
     partial.unlink()
     return pools
@@ -210,6 +222,18 @@ def _claim(file: BinaryIO, partial: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"another calibration is writing {partial}") from None
+
+
+def _check_same(done: Iterable[Pool], plan: Plan, partial: Path) -> None:
+    """What an interrupted run left behind is gone on with only in its own way. Raises ValueError."""
+    temperature = float(plan.sampling.get("temperature", 1.0))
+    for pool in done:
+        before = (pool.model, pool.temperature, len(pool.samples), {run.spec for run in pool.runs})
+        if before != (plan.model, temperature, plan.samples, {str(spec) for spec in plan.runs}):
+            raise ValueError(
+                f"{partial} was begun with {pool.model}, temperature {pool.temperature:g}, {len(pool.samples)} samples "
+                "or another menu: go on with the same settings, or remove it"
+            )
 
 
 def _resume(partial: Path) -> dict[str, Pool]:
@@ -274,11 +298,16 @@ async def calibrate_builtin(
     per_family: int,
     samples: int,
     seed: int,
+    families: Sequence[str],
     sweep_load: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Record the built-in questions on the configured engine. Raises EngineError, EmbeddedEngineError, ImportError."""
-    questions = builtin_questions(per_family=per_family, seed=seed)
+    """Record the built-in questions on the configured engine.
+
+    Raises EngineError, EmbeddedEngineError, ImportError, ValueError.
+    """
+    check_new(out)  # before the engine is started
+    questions = builtin_questions(per_family=per_family, seed=seed, families=families)
     settings = config.strategies
     child = await asyncio.to_thread(start_embedded, config, say) if config.engine.kind == "embedded" else None
     recorder = Recorder()
@@ -303,11 +332,11 @@ async def calibrate_builtin(
                 said = time.monotonic()
                 say(str(progress))
 
-        pools = await record(questions, plan, engine, recorder, out, progress=show)
-        if sweep_load:
+        async def swept() -> Sequence[Call]:
             say("load sweep")
-            calls = await sweep(engine, recorder, plan)
-            write_pools(out, [replace(pools[0], calls=(*pools[0].calls, *calls)), *pools[1:]])
+            return await sweep(engine, recorder, plan)
+
+        await record(questions, plan, engine, recorder, out, progress=show, swept=swept if sweep_load else None)
     finally:
         await engine.aclose()
         if child is not None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
-import uvicorn
 
-from server.app import create_app
+from router.boosted import ModelError
+from server.backends.embedded import EmbeddedEngineError
 from server.config import Config, ConfigError, load_config
+from server.serving import PortTaken, run, serve_forever
+from strategies.types import EngineError
 
 _EPILOG = "Configuration: a YAML file (--config or APPORTION_CONFIG), overridden by APPORTION_* variables and by flags."
 _POOLS = Path("configs/pools/smollm2-135m.jsonl.gz")
-_MODELS = Path("configs/models/smollm2-135m")
+_MODELS = Path("configs/models")
 
 
 class _Clear(click.ClickException):
@@ -45,18 +47,6 @@ def _config(path: Path | None, **overrides: Any) -> Config:
         return load_config(path, overrides={name.replace("__", "."): value for name, value in overrides.items()})
     except ConfigError as error:
         raise _Clear("the configuration is not usable:\n  " + "\n  ".join(error.problems)) from None
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises a clear error when the port is taken, before anything slow is started."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise _Clear(
-                f"can't listen on {host}:{port} ({error.strerror}): choose another with --port or stop what uses it"
-            ) from None
 
 
 _config_option = click.option(
@@ -90,27 +80,15 @@ def serve(
     config = _config(
         path, server__host=host, server__port=port, engine__url=engine_url, engine__kind=kind,
         allocator__models_dir=models_dir, server__log_level=log_level,
+        allocator__predictor="lightgbm" if models_dir else None,  # a folder that was asked for has to be there
     )  # fmt: skip
     logging.basicConfig(level=config.server.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("httpx", "stamina", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    check_port(config.server.host, config.server.port)
-    server = uvicorn.Server(uvicorn_config(config))
-    server.run()
-    if not server.started:
-        sys.exit(3)
-
-
-def uvicorn_config(config: Config) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(config),
-        host=config.server.host,
-        port=config.server.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=max(1, round(config.server.shutdown_grace_seconds)),
-        h11_max_incomplete_event_size=64 * 1024,
-    )
+    try:
+        run(serve_forever(config))
+    except (PortTaken, ModelError, EmbeddedEngineError) as error:
+        raise _Clear(str(error)) from None
 
 
 @main.command()
@@ -126,19 +104,23 @@ def demo(once: bool, port: int, path: Path) -> None:
         from server.demo import tour
     except ImportError as error:
         raise _Clear(f"the demo needs the package {error.name}: pip install 'apportion[demo]'") from None
-    config = _config(path, server__port=port)
-    check_port(config.server.host, port)
-    sys.exit(tour(config, once=once))
+    sys.exit(tour(_config(path, server__port=port), once=once))
 
 
 @main.command()
 @_config_option
-@click.option("--out", type=click.Path(path_type=Path), default=_POOLS, show_default=True, help="Pools file to write.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=_POOLS, show_default=True,
+    help="Pools file to write; one that is there already is not overwritten.",
+)  # fmt: skip
 @click.option("--per-family", type=click.IntRange(1, 1000), default=15, show_default=True, help="Questions a family.")
 @click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="Samples a question.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Seed of the questions.")
+@click.option("--family", "families", multiple=True, help="Ask this family of questions only; may be repeated.")
 @click.option("--no-sweep", is_flag=True, help="Leave out the load sweep that the speed model learns from.")
-def calibrate(path: Path | None, out: Path, per_family: int, samples: int, seed: int, no_sweep: bool) -> None:
+def calibrate(
+    path: Path | None, out: Path, per_family: int, samples: int, seed: int, families: tuple[str, ...], no_sweep: bool
+) -> None:
     """Record what the engine achieves: every built-in question many times, judged by its verifier.
 
     Interrupt it whenever you like: the next call goes on where this one stopped.
@@ -154,6 +136,7 @@ def calibrate(path: Path | None, out: Path, per_family: int, samples: int, seed:
                 per_family=per_family,
                 samples=samples,
                 seed=seed,
+                families=families,
                 sweep_load=not no_sweep,
                 say=lambda text: click.echo(text, err=True),
             )
@@ -168,9 +151,11 @@ def calibrate(path: Path | None, out: Path, per_family: int, samples: int, seed:
     "--pools", type=click.Path(path_type=Path, exists=True), default=_POOLS, show_default=True, help="Recorded pools."
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=_MODELS, show_default=True, help="Folder of the models."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the models.  [default: configs/models/<name of the pools>]",
 )
-def train(path: Path | None, pools: Path, out: Path) -> None:
+def train(path: Path | None, pools: Path, out: Path | None) -> None:
     """Learn the allocator's models from recorded pools. The same pools give the same files."""
     from router.card import write_card
     from router.pools import read_pools
@@ -181,10 +166,15 @@ def train(path: Path | None, pools: Path, out: Path) -> None:
         recorded = read_pools(pools)
         click.echo(f"{len(recorded)} questions, {sum(len(p.samples) for p in recorded)} samples", err=True)
         trained = fit(
-            recorded, config.menu, step_tokens=config.strategies.beam_step_tokens, level=config.budgets.quantile
+            recorded,
+            config.menu,
+            step_tokens=config.strategies.beam_step_tokens,
+            level=config.budgets.quantile,
+            stop_threshold=config.strategies.stop_threshold,
         )
     except ValueError as error:
         raise _Clear(str(error)) from None
+    out = out or _MODELS / pools.name.removesuffix(".gz").removesuffix(".jsonl")
     version = trained.model.save(out)
     write_card(out / "CARD.md", trained, version=version, source=pools.name)
     click.echo(f"{out}: model {version}")
@@ -214,6 +204,8 @@ def evaluate(path: Path | None, pools: Path, unseen_families: bool, json_path: P
             read_pools(pools),
             config.menu,
             step_tokens=config.strategies.beam_step_tokens,
+            level=config.budgets.quantile,
+            stop_threshold=config.strategies.stop_threshold,
             unseen_families=unseen_families,
         )
     except ValueError as error:
@@ -221,13 +213,11 @@ def evaluate(path: Path | None, pools: Path, unseen_families: bool, json_path: P
     click.echo(table(result))
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_bytes(orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2) + b"\n")
+        figures = {"command": shlex.join(["apportion", *sys.argv[1:]]), **result.to_json()}
+        json_path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 async def _cleanly(work: Any) -> None:
-    from server.backends.embedded import EmbeddedEngineError
-    from strategies.types import EngineError
-
     try:
         await work
     except (EngineError, EmbeddedEngineError, ImportError, ValueError) as error:

@@ -21,6 +21,7 @@ again for the same result, the response says `x-should-retry: false`.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, cast
@@ -209,13 +210,16 @@ def from_engine(error: EngineError) -> ApiError:
     if error.status == 503:
         return EngineUnavailable(message, retry_after=error.retry_after)
     status = error.status if 400 <= error.status <= 599 else 502
+    headers = {"retry-after": _retry_after(error.retry_after)} if error.retry_after else {}
+    if status == 504:  # the engine was given all the time there is; a retry would spend it again
+        headers |= _NO_RETRY
     return EngineFailed(
         message,
         status=status,
         type=texts.get("type") or (INVALID_REQUEST if status < 500 else SERVER_ERROR),
         param=texts.get("param"),
         code=texts.get("code"),
-        headers={"retry-after": _retry_after(error.retry_after)} if error.retry_after else None,
+        headers=headers,
     )
 
 
@@ -240,7 +244,9 @@ def install(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, exc: Exception) -> Response:
-    return error_response(_translate(request, exc))
+    response = error_response(_translate(request, exc))
+    response.headers["x-request-id"] = getattr(request.state, "id", None) or f"req_{uuid.uuid4().hex}"
+    return response
 
 
 def _translate(request: Request, exc: Exception) -> ApiError:

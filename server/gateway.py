@@ -13,7 +13,7 @@ from router.allocator import Allocator
 from router.boosted import Boosted
 from router.predictors import Predictor, Prior
 from server.backends import embedded
-from server.backends.openai import EngineSettings, OpenAIEngine
+from server.backends.openai import CallStats, EngineSettings, OpenAIEngine
 from server.config import Config
 from server.errors import Overloaded
 from server.pipeline import Pipeline
@@ -110,7 +110,12 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
     if config.engine.kind == "embedded":
         child = await asyncio.to_thread(start_embedded, config, progress)
     metrics = Metrics(models=(), menu=config.menu)
-    engine = OpenAIEngine(engine_settings(config, child.url if child else config.engine.url), observe=metrics.call)
+
+    def observe(call: CallStats) -> None:
+        metrics.call(call)
+        pipeline.observe(call)
+
+    engine = OpenAIEngine(engine_settings(config, child.url if child else config.engine.url), observe=observe)
     metrics.engine_running.set_function(lambda: float(engine.running))
     allocator = Allocator(
         predictor=predictor,

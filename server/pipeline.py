@@ -5,19 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 from router.allocator import Allocator
 from router.features import Features
 from router.speed import Correction, Load
+from server.backends.openai import CallStats
 from server.config import Config
 from server.telemetry.metrics import Metrics
-from strategies.anytime import run
+from strategies.anytime import NothingYet, run
 from strategies.beam_search import Steps
-from strategies.ledger import Ledger
+from strategies.ledger import MIN_USEFUL_TOKENS, Ledger
 from strategies.registry import strategies
 from strategies.sampling import Listener, MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.types import Allocation, Answer, Candidate, Delta, Engine, Outcome, Query, StrategySpec, Tools
+
+_PROMPT_ERROR = 1.3  # how far the estimate of a prompt's length is trusted against the engine's context
+_HELD = 0.2  # share of a call that may be spent waiting for its reader
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +50,27 @@ class Pipeline:
         self.metrics.allocations.labels(self.metrics.strategy(allocation.spec), allocation.decided_by).inc()
         return features, allocation
 
+    def bounded(self, query: Query, features: Features) -> Query:
+        """The query with what the client left open: the tokens of one candidate, and about how long its prompt is."""
+        prompt = ceil(features.values["prompt_tokens"])
+        limit = query.max_tokens
+        if limit is None:
+            limit = self.config.budgets.max_tokens_per_candidate
+            if (context := self.engine.context) is not None:  # engines refuse what might not fit
+                limit = max(MIN_USEFUL_TOKENS, min(limit, context - ceil(prompt * _PROMPT_ERROR)))
+        return replace(query, max_tokens=limit, prompt_estimate=prompt)
+
+    def observe(self, call: CallStats) -> None:
+        """Correct the speed model by how long an engine call really took, cut ones included: leaving the slow ones out
+        would teach it that the engine is fast."""
+        if call.status == "error" or call.continued or call.first_token_seconds is None or call.longest < 2:
+            return
+        if call.held_seconds > _HELD * call.seconds:  # a slow reader's time, not the engine's
+            return
+        speed = self.allocator.predictor.speed(call.prompt_tokens, call.running, call.added)
+        predicted = (speed.first_token + call.longest * speed.per_token) * self.correction.factor
+        self.correction.observe(predicted=predicted, actual=call.seconds - call.held_seconds)
+
     async def execute(self, query: Query, allocation: Allocation, listener: Listener | None = None) -> Outcome:
         """Run the chosen strategy within the budget. The outcome is counted whatever happens.
 
@@ -56,12 +82,14 @@ class Pipeline:
         sampler = MeteredSampler(
             self.engine, ledger, default_max_tokens=budgets.max_tokens_per_candidate, listener=first
         )
-        started = time.monotonic()
         answer: Answer | None = None
         error: str | None = "cancelled"
         try:
             answer = await self._run(query, allocation.spec, sampler)
             error = None
+        except NothingYet:
+            error = "deadline"
+            raise
         except Exception as failure:
             error = type(failure).__name__
             raise
@@ -72,13 +100,12 @@ class Pipeline:
                 answer=answer,
                 completion_tokens=ledger.spent,
                 returned_tokens=sum(c.tokens for c in answer.winners) if answer else 0,
-                prompt_tokens=sampler.prompt_tokens,
+                prompt_tokens=sampler.prompt_tokens or query.prompt_estimate,
                 seconds=time.monotonic() - query.arrived,
                 first_token_seconds=first.seconds,
                 candidates=tuple(sampler.candidates),
                 error=error,
             )
-            self._learn(outcome, time.monotonic() - started)
             self.metrics.done(
                 outcome,
                 model=query.model,
@@ -99,16 +126,6 @@ class Pipeline:
         )
         deadline = query.budget.deadline - self.config.budgets.deadline_margin_ms / 1000
         return await run(strategies(steps)[spec.method], query, spec, tools, sampler, deadline=deadline)
-
-    def _learn(self, outcome: Outcome, seconds: float) -> None:
-        """Correct the speed model by what really happened; cut and failed requests would teach it nonsense."""
-        row = outcome.allocation.chosen
-        if row is None or outcome.answer is None or outcome.answer.cut_short is not None or not row.tokens:
-            return
-        # compare at the length that came out: a wrong guess of the length is not the engine's speed
-        longest = max((c.tokens for c in outcome.candidates), default=0)
-        expected = max(row.tokens / row.spec.draws, 1.0)
-        self.correction.observe(predicted=row.seconds * min(max(longest / expected, 0.2), 5.0), actual=seconds)
 
 
 class _FirstToken:

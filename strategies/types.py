@@ -118,7 +118,8 @@ class Query:
     budget: Budget
     prices: Prices
     tools: Sequence[Json] = ()
-    max_tokens: int | None = None  # bound on one candidate, as the client asked
+    max_tokens: int | None = None  # bound on one candidate; None while only the client's word counts
+    prompt_estimate: int = 0  # prompt tokens, before the engine has counted them
     answers: int = 1  # OpenAI's n: how many answers the client wants back
     logprobs: bool = False  # the client wants the returned answer's logprobs
     top_logprobs: int = 0
@@ -272,6 +273,11 @@ class Engine(Protocol):
     @property
     def max_n(self) -> int:
         """Sequences one call may ask for."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of one sequence, prompt and completion, where known."""
         ...
 
     def sample(

@@ -118,6 +118,10 @@ class ScriptedEngine:
     def max_n(self) -> int:
         return self._max_n
 
+    @property
+    def context(self) -> int | None:
+        return None
+
     async def sample(
         self,
         query: Query,

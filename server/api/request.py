@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from server.config import Config, Profile
 from server.errors import ApiError, InvalidRequest
@@ -14,9 +14,10 @@ from strategies.types import Budget, Prices, Query, StrategySpec
 
 # Fields that the gateway answers for itself; everything else goes on to the engine as it came.
 _OWN = {
-    "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "logprobs",
-    "top_logprobs", "tools", "apportion",
+    "model", "messages", "n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n_predict",
+    "logprobs", "top_logprobs", "tools", "apportion",
 }  # fmt: skip
+KEEP_ALIVE = 5.0  # seconds between signs of life in a stream while nothing else is sent
 _READ_TIMEOUT_HEADER = "x-stainless-read-timeout"  # the OpenAI SDKs say how long they will wait, in seconds
 
 
@@ -55,11 +56,22 @@ class ChatRequest(_Edge):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    n_predict: int | None = Field(default=None, ge=1)  # llama.cpp's word for it, which there goes over max_tokens
     temperature: float | None = Field(default=None, ge=0, le=2)
+    stop: str | list[str] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63 - 1024)  # the engine's 64 bits, also for candidate i
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
     apportion: Options | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop(cls, value: Any) -> Any:
+        strings = cast("list[object]", value) if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(string, str) for string in strings):
+            raise ValueError("should be a string or a list of strings")
+        return cast("object", value)
 
     @property
     def include_usage(self) -> bool:
@@ -87,11 +99,11 @@ def _explained(error: ValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         known = ", ".join(Options.model_fields)
         return InvalidRequest(f"unknown field {param}: apportion knows {known}", param=param)
-    return InvalidRequest(f"{param}: {first['msg']}", param=param)
+    return InvalidRequest(f"{param}: {first['msg'].removeprefix('Value error, ')}", param=param)
 
 
 def to_query(
-    request: ChatRequest, headers: Mapping[str, str], config: Config, *, default_model: str, arrived: float
+    request: ChatRequest, headers: Mapping[str, str], config: Config, *, id: str, default_model: str, arrived: float
 ) -> Query:
     """Body before header before model suffix before configuration. Raises ApiError 400."""
     options = request.apportion or Options()
@@ -106,17 +118,17 @@ def to_query(
         raise InvalidRequest(f"n is {answers}, the most is {config.budgets.max_answers}", param="n")
     extra = {**request.model_dump(exclude_none=True, exclude=_OWN)}
     return Query(
-        id=f"chatcmpl-{uuid.uuid4().hex}",
+        id=id,
         model=model,
         messages=request.messages,
         sampling=extra,
-        budget=_budget(options, headers, profile, config, arrived),
+        budget=_budget(options, headers, profile, config, arrived, streamed=bool(request.stream)),
         prices=Prices(
             token_price=profile.token_price if options.token_price is None else options.token_price,
             latency_price=profile.latency_price if options.latency_price is None else options.latency_price,
         ),
         tools=request.tools or (),
-        max_tokens=request.max_completion_tokens or request.max_tokens,
+        max_tokens=request.max_completion_tokens or request.max_tokens or request.n_predict,
         answers=answers,
         logprobs=bool(request.logprobs),
         top_logprobs=request.top_logprobs or 0,
@@ -146,7 +158,9 @@ def _strategy(text: str | None, config: Config) -> StrategySpec | None:
     return spec
 
 
-def _budget(options: Options, headers: Mapping[str, str], profile: Profile, config: Config, arrived: float) -> Budget:
+def _budget(
+    options: Options, headers: Mapping[str, str], profile: Profile, config: Config, arrived: float, *, streamed: bool
+) -> Budget:
     budgets = config.budgets
     tokens = options.max_total_tokens or _header_int(headers, "x-apportion-max-total-tokens")
     deadline = options.deadline_ms or _header_int(headers, "x-apportion-deadline-ms")
@@ -154,9 +168,14 @@ def _budget(options: Options, headers: Mapping[str, str], profile: Profile, conf
     deadline = min(deadline or profile.deadline_ms or budgets.default_deadline_ms, budgets.cap_deadline_ms)
     seconds = deadline / 1000
     patience = _seconds(headers.get(_READ_TIMEOUT_HEADER))
-    if patience is not None:  # no work after the client has hung up
+    if patience is not None and not streamed:  # no work after the client has hung up
         seconds = min(seconds, patience)
     return Budget(max_total_tokens=tokens, deadline=arrived + seconds, strict=bool(options.strict))
+
+
+def keep_alive(headers: Mapping[str, str]) -> float:
+    """Seconds between signs of life in a stream: in time for a client whose patience between two of them is short."""
+    return min(KEEP_ALIVE, (_seconds(headers.get(_READ_TIMEOUT_HEADER)) or math.inf) / 2)
 
 
 def _header_int(headers: Mapping[str, str], name: str) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from router.features import Features, notable
-from strategies.types import Allocation, Candidate, Outcome, Prediction, Query
+from strategies.types import Allocation, Candidate, Json, Outcome, Prediction, Query
 
 _FINISH = {"stop", "length", "tool_calls", "content_filter", "function_call"}
 
@@ -40,6 +40,14 @@ def message(candidate: Candidate) -> dict[str, Any]:
     return body
 
 
+def trimmed(content: Sequence[Json], top: int) -> list[Json]:
+    """Logprob entries with as many alternatives as the client asked for: a scorer may have needed more."""
+    return [
+        {**entry, "top_logprobs": entry["top_logprobs"][:top]} if entry.get("top_logprobs") else entry
+        for entry in content
+    ]
+
+
 def completion(outcome: Outcome, query: Query, extra: Mapping[str, Any], *, created: int) -> dict[str, Any]:
     """The body of a finished, unstreamed request. Raises ValueError for an outcome without an answer."""
     if outcome.answer is None:
@@ -49,7 +57,9 @@ def completion(outcome: Outcome, query: Query, extra: Mapping[str, Any], *, crea
             "index": place,
             "message": message(candidate),
             "finish_reason": finish_reason(candidate),
-            "logprobs": {"content": list(candidate.logprob_content), "refusal": None} if query.logprobs else None,
+            "logprobs": {"content": trimmed(candidate.logprob_content, query.top_logprobs), "refusal": None}
+            if query.logprobs
+            else None,
         }
         for place, candidate in enumerate(outcome.answer.winners)
     ]
@@ -97,6 +107,12 @@ def apportion(
         body["candidates"]["list"] = [_candidate(candidate) for candidate in outcome.candidates]
         body["votes"] = dict(answer.votes) if answer is not None else {}
     return body
+
+
+def server_timing(outcome: Outcome, *, decided: float) -> str:
+    """Where the time went, for the Server-Timing header: milliseconds from arrival. decided: seconds until then."""
+    points = {"decided": decided, "first_token": outcome.first_token_seconds, "total": outcome.seconds}
+    return ", ".join(f"{name};dur={at * 1000:.1f}" for name, at in points.items() if at is not None)
 
 
 def predictions(allocation: Allocation) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
 from typing import Any
@@ -18,36 +19,49 @@ from starlette.types import Receive, Scope, Send
 
 from router.features import Features
 from server.api.body import ClientGone, while_connected
-from server.api.response import apportion, finish_reason, message, usage
+from server.api.response import apportion, finish_reason, message, trimmed, usage
 from server.errors import ApiError, DeadlineExceeded, InternalError, error_body, from_engine
 from server.pipeline import Pipeline
 from strategies.anytime import NothingYet
 from strategies.types import Allocation, Candidate, Delta, EngineError, Outcome, Query
 
 logger = logging.getLogger("apportion")
-KEEP_ALIVE = 5.0  # seconds between comments while nothing else is sent
+SENDING_GRACE = 5.0  # seconds past the deadline that a client may take to read what has been sent
 _AHEAD = 64  # pieces read ahead of a slow client; then the engine has to wait
 Chunk = Mapping[str, Any]
 
 
 class EventStream(Response):
-    """Sends what a generator of events yields, and closes it when the client goes."""
+    """Sends what a generator of events yields, and closes it when the client goes or stops reading."""
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], *, place: AbstractContextManager[Any]
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: Mapping[str, str],
+        *,
+        place: AbstractContextManager[Any],
+        deadline: float,
     ) -> None:
-        """`place`: left when the stream has ended, however it ends."""
+        """`place`: left when the stream has ended, however it ends. deadline: monotonic seconds."""
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache", **headers})
         del self.headers["content-length"]
         self._events = events
         self._place = place
+        self._deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place:
+            timer = asyncio.timeout(self._deadline + SENDING_GRACE - time.monotonic())
             try:
-                await while_connected(receive, self._send(send))
+                async with timer:
+                    await while_connected(receive, self._send(send))
             except ClientGone:
                 logger.debug("client left a stream")
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                # left unfinished, the server closes the connection: a stalled reader must not keep a place for ever
+                logger.warning("a client stopped reading its stream")
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._events):
@@ -75,9 +89,10 @@ class Chunks:
             "model": query.model,
         }
         self._logprobs = query.logprobs
+        self._top = query.top_logprobs
 
     def piece(self, index: int, delta: Chunk, *, finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
-        content = {"content": list(logprobs), "refusal": None} if self._logprobs and logprobs else None
+        content = {"content": trimmed(logprobs, self._top), "refusal": None} if self._logprobs and logprobs else None
         choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": content}
         return {**self._head, "choices": [choice]}
 
@@ -102,10 +117,10 @@ class Chunks:
 
     def last(self, outcome: Outcome, query: Query, *, include_usage: bool, extra: Chunk) -> list[dict[str, Any]]:
         """The finish of every choice, then the usage when it was asked for. `apportion` rides on the last of them."""
-        winners = outcome.answer.winners if outcome.answer else ()
-        if outcome.allocation.spec.method == "single":  # its choices were streamed under the order of drawing
-            winners = sorted(winners, key=lambda candidate: candidate.index)
-        chunks = [self.piece(i, {}, finish=finish_reason(candidate)) for i, candidate in enumerate(winners)]
+        winners = list(enumerate(outcome.answer.winners)) if outcome.answer else []
+        if outcome.allocation.spec.method == "single":  # its choices were streamed under their numbers in the drawing
+            winners = sorted((candidate.index, candidate) for _, candidate in winners)
+        chunks = [self.piece(place, {}, finish=finish_reason(candidate)) for place, candidate in winners]
         if include_usage:
             for chunk in chunks:
                 chunk["usage"] = None
@@ -124,6 +139,7 @@ async def events(
     include_usage: bool,
     include: Sequence[str] = (),
     features: Features | None = None,
+    keep_alive: float,
 ) -> AsyncGenerator[bytes, None]:
     """The events of one request, up to [DONE]. Closing the generator cancels the work.
 
@@ -142,7 +158,7 @@ async def events(
     work = asyncio.create_task(pipeline.execute(query, allocation, listen))
     try:
         while not work.done() or not queue.empty():
-            piece = await _next(queue, work)
+            piece = await _next(queue, work, keep_alive)
             if piece is None:
                 if not work.done():
                     started = True
@@ -173,13 +189,13 @@ async def events(
     yield b"data: [DONE]\n\n"
 
 
-async def _next(queue: asyncio.Queue[Delta], work: asyncio.Task[Outcome]) -> Delta | None:
+async def _next(queue: asyncio.Queue[Delta], work: asyncio.Task[Outcome], keep_alive: float) -> Delta | None:
     """The next piece; None when the work has ended or the line has been quiet for too long."""
     if not queue.empty():
         return queue.get_nowait()
     getting = asyncio.create_task(queue.get())
     try:
-        await asyncio.wait((getting, work), timeout=KEEP_ALIVE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((getting, work), timeout=keep_alive, return_when=asyncio.FIRST_COMPLETED)
         return getting.result() if getting.done() else None
     finally:
         getting.cancel()

@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import aiohttp
 import httpx
 import orjson
 import stamina
 from httpx_aiohttp import AiohttpTransport
 
 from server.backends.profile import OTHER, EngineProfile, probe
+from strategies.scorers.self_certainty import CERTAINTY_TOP
 from strategies.types import Delta, EngineError, LogprobSummary, Query
 
 _MAX_EVENT_BYTES = 4 * 1024 * 1024  # one server-sent event; a longer one is a broken engine
 _MAX_ERROR_BYTES = 64 * 1024
 _RETRYABLE = frozenset({429, 502, 503, 504})
+# httpx's own, and what its aiohttp transport leaves as it is: a server that does not speak HTTP
+_BROKEN = (httpx.HTTPError, aiohttp.ClientError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class CallStats:
     seconds: float
     tokens: int
     longest: int  # tokens of its longest sequence
+    held_seconds: float  # of `seconds`: spent waiting for whoever reads the pieces
+    continued: bool  # it went on with a text, whose beginning the engine may have in its cache
     completed: bool  # ended by itself, not cancelled and not failed
     status: str  # "ok", "cancelled", "error"
 
@@ -83,7 +89,10 @@ class OpenAIEngine:
             base_url=settings.url.rstrip("/").removesuffix("/v1"),
             headers=headers,
             transport=transport or AiohttpTransport(limits=limits, trust_env=False),
-            timeout=httpx.Timeout(settings.first_token_timeout, connect=settings.connect_timeout),
+            # the longer of the two, so that it never comes before the one that is meant
+            timeout=httpx.Timeout(
+                max(settings.first_token_timeout, settings.idle_timeout), connect=settings.connect_timeout
+            ),
             trust_env=False,
             follow_redirects=False,
         )
@@ -92,11 +101,20 @@ class OpenAIEngine:
     def max_n(self) -> int:
         return self._settings.max_n or self.profile.max_n
 
+    @property
+    def context(self) -> int | None:
+        return self.profile.context
+
     async def probe(self) -> EngineProfile:
         """Find out what the engine can do. Raises EngineError when it does not answer."""
         try:
             self.profile = await probe(self._client)
-        except (httpx.HTTPError, ValueError) as error:
+        except httpx.HTTPStatusError as error:
+            status = error.response.status_code
+            raise EngineError(f"the engine answered {status} to {error.request.url.path}", status=503) from error
+        except ValueError as error:
+            raise EngineError("what answers is not an OpenAI-compatible engine", status=503) from error
+        except _BROKEN as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", status=503) from error
         return self.profile
 
@@ -104,7 +122,7 @@ class OpenAIEngine:
         """A small read from the engine, e.g. /health or /metrics. Raises EngineError."""
         try:
             return await self._client.get(path, timeout=timeout_seconds)
-        except httpx.HTTPError as error:
+        except _BROKEN as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", status=503) from error
 
     async def aclose(self) -> None:
@@ -130,21 +148,25 @@ class OpenAIEngine:
             top_logprobs=top_logprobs,
             seed_offset=seed_offset,
         )
-        meter = _Meter(added=n, running=self.running)
+        meter = _Meter(added=n, running=self.running, continued=bool(prefix))
         self.running += n
         try:
             response = await self._open(body, query.id)
             try:
-                async for delta in self._read(response):
+                async for delta in self._read(response, n):
                     meter.see(delta)
-                    yield delta
+                    with meter.held():
+                        yield delta
                 meter.status = "ok"
             finally:
                 await response.aclose()
         except EngineError:
             meter.status = "error"
             raise
-        except httpx.HTTPError as error:
+        except httpx.ReadTimeout as error:
+            meter.status = "error"
+            raise EngineError("the engine stopped in the middle of its answer", status=504) from error
+        except _BROKEN as error:
             meter.status = "error"
             raise EngineError(f"the engine broke off its answer: {type(error).__name__}", status=502) from error
         finally:
@@ -190,7 +212,10 @@ class OpenAIEngine:
 
     async def _open(self, body: Mapping[str, Any], request_id: str) -> httpx.Response:
         """Send the request and wait for its head. Tries again only while nothing has been generated."""
-        content = orjson.dumps(body)
+        try:
+            content = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:  # it was JSON when it came, but nested deeper than can be written
+            raise EngineError("the request is nested too deeply", status=400) from error
         headers = {"content-type": "application/json", "x-request-id": request_id, **self.profile.headers}
         try:
             async for attempt in stamina.retry_context(
@@ -205,16 +230,19 @@ class OpenAIEngine:
     async def _try(self, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
         request = self._client.build_request("POST", "/v1/chat/completions", content=content, headers=headers)
         try:
-            response = await self._client.send(request, stream=True)
+            async with asyncio.timeout(self._settings.first_token_timeout):
+                response = await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            if _was_connected(error):
+                raise _broke_off(error) from error
             # nothing reached the engine, so asking again can't repeat any work
             raise _Retry(EngineError(f"the engine can't be reached: {type(error).__name__}", status=503)) from error
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
-            # typically a kept-alive connection that the engine had just closed; whatever it had begun for us ended
-            # with the connection
-            raise _Retry(EngineError(f"the engine broke off: {type(error).__name__}", status=502)) from error
-        except httpx.TimeoutException as error:
+            raise _broke_off(error) from error
+        except (httpx.TimeoutException, TimeoutError) as error:
             raise EngineError("the engine did not begin to answer in time", status=504) from error
+        except aiohttp.ClientError as error:
+            raise EngineError(f"the engine's answer is not HTTP: {type(error).__name__}", status=502) from error
         if response.status_code == 200:
             return response
         try:
@@ -225,46 +253,73 @@ class OpenAIEngine:
             raise _Retry(error)
         raise error
 
-    async def _read(self, response: httpx.Response) -> AsyncIterator[Delta]:
-        """Deltas of all choices. A choice's last delta waits for the usage chunk that may belong to it."""
+    async def _read(self, response: httpx.Response, n: int) -> AsyncIterator[Delta]:
+        """Deltas of all choices. A choice's last delta waits for the usage chunk that follows it, where one does."""
+        own_usage = self.profile.usage_per_choice or n == 1
         pending: Delta | None = None
         counted: dict[int, int] = {}
         prompt_seen = False
-        async for event in _events(response, self._settings):
-            if "error" in event:
-                raise _error_event(event)
-            usage = cast("dict[str, Any] | None", event.get("usage"))
-            choices = cast("list[dict[str, Any]]", event.get("choices") or [])
-            if pending is not None:
-                if not choices and usage and (self.profile.usage_per_choice or len(counted) == 1):
-                    pending = replace(pending, total_tokens=usage.get("completion_tokens"))
+        try:
+            async for event in _events(response, self._settings):
+                if event.get("error"):
+                    raise _error_event(event)
+                try:
+                    deltas, prompt_tokens, completion_tokens = _parsed(event, counted)
+                except (AttributeError, KeyError, TypeError, ValueError) as error:
+                    raise EngineError("the engine sent an event of an unknown shape", status=502) from error
+                if pending is not None:
+                    if not deltas:
+                        pending = replace(pending, total_tokens=completion_tokens)
+                    yield pending
+                    pending = None
+                if prompt_tokens and not prompt_seen:
+                    prompt_seen = True
+                    yield Delta(index=-1, prompt_tokens=prompt_tokens)
+                for delta in deltas:
+                    if delta.finish_reason is None or not own_usage:
+                        yield delta
+                    else:
+                        if pending is not None:
+                            yield pending
+                        pending = delta
+        except (EngineError, *_BROKEN):
+            if pending is not None:  # it had come to its end, only its usage is missing
                 yield pending
-                pending = None
-            if usage and not prompt_seen and usage.get("prompt_tokens"):
-                prompt_seen = True
-                yield Delta(index=-1, prompt_tokens=int(usage["prompt_tokens"]))
-            for choice in choices:
-                running_total = usage.get("completion_tokens") if usage else None
-                stop_word = cast("dict[str, Any]", event.get("__verbose") or {}).get("stopping_word")
-                delta = _delta(choice, counted, running_total, stop_word or None)
-                if delta.finish_reason is None:
-                    yield delta
-                else:
-                    if pending is not None:
-                        yield pending
-                    pending = delta
+            raise
         if pending is not None:
             yield pending
 
 
+def _was_connected(error: httpx.HTTPError) -> bool:
+    """The aiohttp transport calls a connection that was lost a ConnectTimeout too; its cause tells."""
+    cause = error.__cause__
+    lost = isinstance(cause, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    return lost and not isinstance(cause, aiohttp.ClientConnectorError)
+
+
+def _broke_off(error: httpx.HTTPError) -> _Retry:
+    """Typically a kept-alive connection that the engine had just closed; what it had begun for us ended with it."""
+    cause = error.__cause__ or error
+    return _Retry(EngineError(f"the engine broke off: {type(cause).__name__}", status=502))
+
+
 class _Meter:
-    def __init__(self, *, added: int, running: int) -> None:
-        self.added, self.running = added, running
+    def __init__(self, *, added: int, running: int, continued: bool) -> None:
+        self.added, self.running, self.continued = added, running, continued
         self.started = time.monotonic()
+        self.held_seconds = 0.0
         self.first: float | None = None
         self.prompt_tokens = 0
         self.counts: dict[int, int] = {}
         self.status = "cancelled"
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None]:
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self.held_seconds += time.monotonic() - before
 
     def see(self, delta: Delta) -> None:
         if delta.prompt_tokens is not None:
@@ -284,6 +339,8 @@ class _Meter:
             seconds=time.monotonic() - self.started,
             tokens=sum(self.counts.values()),
             longest=max(self.counts.values(), default=0),
+            held_seconds=self.held_seconds,
+            continued=self.continued,
             completed=self.status == "ok",
             status=self.status,
         )
@@ -323,10 +380,43 @@ async def _events(response: httpx.Response, settings: EngineSettings) -> AsyncIt
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
     """Read the stream's end, so that its connection can be used again. It comes at once or is not worth waiting for."""
-    with contextlib.suppress(TimeoutError, httpx.HTTPError):
+    with contextlib.suppress(TimeoutError, *_BROKEN):
         async with asyncio.timeout(0.1):
             async for _ in chunks:
                 pass
+
+
+def _parsed(event: Mapping[str, Any], counted: dict[int, int]) -> tuple[list[Delta], int | None, int | None]:
+    """An event's deltas, and its usage: prompt and completion tokens.
+
+    Raises AttributeError, KeyError, TypeError or ValueError for a shape that is not OpenAI's.
+    """
+    usage = cast("dict[str, Any]", event.get("usage") or {})
+    prompt_tokens, completion_tokens = _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
+    stop_word = cast("dict[str, Any]", event.get("__verbose") or {}).get("stopping_word")
+    choices = cast("list[dict[str, Any]]", event.get("choices") or [])
+    deltas = [_delta(choice, counted, completion_tokens, stop_word or None) for choice in choices]
+    return deltas, prompt_tokens, completion_tokens
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)
+
+
+def _text(value: Any) -> str:
+    if value is not None and not isinstance(value, str):
+        raise TypeError("text expected")
+    return value or ""
+
+
+def _tool_calls(value: Any) -> list[dict[str, Any]]:
+    calls = cast("list[dict[str, Any]]", value or [])
+    for call in calls:
+        _whole(call.get("index"))
+        function = cast("dict[str, Any]", call.get("function") or {})
+        _text(function.get("name"))
+        _text(function.get("arguments"))
+    return calls
 
 
 def _delta(
@@ -336,9 +426,9 @@ def _delta(
     index = int(choice.get("index") or 0)
     piece = cast("dict[str, Any]", choice.get("delta") or {})
     content = cast("list[dict[str, Any]]", cast("dict[str, Any]", choice.get("logprobs") or {}).get("content") or [])
-    text = piece.get("content") or ""
-    reasoning = piece.get("reasoning") or piece.get("reasoning_content") or ""
-    tool_calls = cast("list[dict[str, Any]]", piece.get("tool_calls") or [])
+    text = _text(piece.get("content"))
+    reasoning = _text(piece.get("reasoning")) or _text(piece.get("reasoning_content"))
+    tool_calls = _tool_calls(piece.get("tool_calls"))
     before = counted.get(index, 0)
     if running_total is not None:
         tokens = max(0, running_total - before)
@@ -353,7 +443,7 @@ def _delta(
         tokens=tokens,
         logprobs=summarise(content) if content else None,
         logprob_content=content,
-        finish_reason=choice.get("finish_reason"),
+        finish_reason=_text(choice.get("finish_reason")) or None,
         stop_reason=choice.get("stop_reason") or stop_word,
     )
 
@@ -364,7 +454,8 @@ def summarise(content: Sequence[Mapping[str, Any]]) -> LogprobSummary:
     certain = 0
     for entry in content:
         total += max(float(entry["logprob"]), -100.0)  # engines write -9999 or -inf for "impossible"
-        top = entry.get("top_logprobs")
+        # clients may have asked for more than the scorer
+        top = cast("list[dict[str, Any]]", entry.get("top_logprobs") or [])[:CERTAINTY_TOP]
         if top:
             certain += 1
             certainty -= sum(max(float(t["logprob"]), -100.0) for t in top) / len(top)
@@ -379,7 +470,7 @@ async def _refusal(response: httpx.Response) -> EngineError:
             raw += chunk
             if len(raw) > _MAX_ERROR_BYTES:
                 break
-    except httpx.HTTPError:
+    except _BROKEN:
         raw = b""
     body: dict[str, Any] | None = None
     message = f"the engine answered {response.status_code}"

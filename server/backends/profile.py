@@ -43,17 +43,45 @@ _BY_OWNER = {"vllm": VLLM, "llamacpp": LLAMA_CPP}
 
 
 async def probe(client: httpx.AsyncClient) -> EngineProfile:
-    """Ask the engine who it is. Raises httpx.HTTPError when it can't be reached or refuses."""
-    response = await client.get("/v1/models")
-    response.raise_for_status()
-    listed: list[dict[str, Any]] = response.json().get("data") or []
+    """Ask the engine who it is.
+
+    Raises httpx.HTTPError when it can't be reached or refuses, ValueError when what answers is no such engine.
+    """
+    listed = _listed(await _asked(client, "/v1/models"))
     owners = {str(model.get("owned_by")) for model in listed}
     profile = next((known for owner, known in _BY_OWNER.items() if owner in owners), OTHER)
     profile = replace(profile, models=tuple(str(model["id"]) for model in listed if "id" in model))
     context = next((model["max_model_len"] for model in listed if model.get("max_model_len")), None)
     if profile.name == "llama.cpp":
-        props = cast("dict[str, Any]", (await client.get("/props")).json())
+        props = await _props(client)
         slots = int(props.get("total_slots") or 1)
         context = cast("dict[str, Any]", props.get("default_generation_settings") or {}).get("n_ctx")
         profile = replace(profile, max_n=slots)
     return replace(profile, context=context)
+
+
+async def _asked(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
+    response = await client.get(path)
+    response.raise_for_status()
+    body: object = response.json()
+    if not isinstance(body, dict):
+        raise ValueError(f"{path}: a JSON object was expected")
+    return cast("dict[str, Any]", body)
+
+
+async def _props(client: httpx.AsyncClient) -> dict[str, Any]:
+    """llama.cpp's own settings; empty where something in front of it does not pass them on."""
+    try:
+        return await _asked(client, "/props")
+    except (httpx.HTTPStatusError, ValueError):
+        return {}
+
+
+def _listed(body: dict[str, Any]) -> list[dict[str, Any]]:
+    models: object = body.get("data") or []
+    if not isinstance(models, list):
+        raise ValueError("/v1/models: data is not a list")
+    listed = cast("list[object]", models)
+    if not all(isinstance(model, dict) for model in listed):
+        raise ValueError("/v1/models: a model is not an object")
+    return cast("list[dict[str, Any]]", listed)

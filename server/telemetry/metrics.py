@@ -158,7 +158,7 @@ class Metrics:
         model = self.model(model)
         strategy = self.strategy(outcome.allocation.spec)
         answer = outcome.answer
-        failed = "cancelled" if outcome.error == "cancelled" else "error"
+        failed = outcome.error if outcome.error in ("cancelled", "deadline") else "error"
         ended = failed if answer is None else (answer.cut_short or "ok")
         self.requests.labels(model, strategy, "ok" if ended == "consensus" else ended).inc()
         self.duration.labels(model, strategy).observe(outcome.seconds)
@@ -175,7 +175,7 @@ class Metrics:
         self.budget_used.labels(strategy, "tokens").observe(outcome.completion_tokens / max_total_tokens)
         self.budget_used.labels(strategy, "deadline").observe(outcome.seconds / deadline_seconds)
         if ended in ("deadline", "tokens"):
-            self.exhausted.labels(strategy, ended, "cut").inc()
+            self.exhausted.labels(strategy, ended, "cut" if answer is not None else "refused").inc()
         if answer is not None and answer.cut_short is not None:
             self.early_stops.labels(strategy, answer.cut_short).inc()
         if answer is not None and answer.agreement is not None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from strategies.types import Candidate, Query
 
+CERTAINTY_TOP = 5  # top tokens looked at, whatever else was asked of the engine
+
 
 class SelfCertainty:
     """Mean over tokens of the mean of -log p over the reported top tokens.
@@ -15,7 +17,7 @@ class SelfCertainty:
     Scores are comparable only at the same number of top tokens.
     """
 
-    needs_top_logprobs: int | None = 5
+    needs_top_logprobs: int | None = CERTAINTY_TOP
 
     async def score(self, query: Query, candidates: Sequence[Candidate]) -> Sequence[float]:
         return [

@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("rich")
 
-from server.demo import DemoError, take_port
 from server.demo_questions import STOPS
+from server.serving import PortTaken, take_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds; a tour takes ten on a quiet machine
@@ -117,6 +117,6 @@ def test_a_port_taken_since_it_was_checked_is_refused_too() -> None:
     """The tour takes the port itself before it starts the engine, and says the same sentence."""
     with (
         socket.create_server(("127.0.0.1", 0)) as other,
-        pytest.raises(DemoError, match=r"can't listen on 127\.0\.0\.1:\d+ \(.+\): choose another with --port"),
+        pytest.raises(PortTaken, match=r"can't listen on 127\.0\.0\.1:\d+ \(.+\): choose another with --port"),
     ):
         take_port("127.0.0.1", other.getsockname()[1])

@@ -1,0 +1,145 @@
+"""The command line: what it teaches, and what it says when it can't."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from server.cli import main
+from tests.unit.test_learning import POOLS
+
+COMMANDS = ("serve", "demo", "calibrate", "train", "evaluate")
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Path:
+    """Sixty made-up questions as `calibrate` would write them."""
+    from router.pools import write_pools
+
+    path = tmp_path / "mine.jsonl.gz"
+    write_pools(path, POOLS)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text("menu: [single, majority_vote@4, best_of_n@4, beam_search@2x2]\n")
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+    assert all(len(line.split("  ")[-1]) > 3 for line in result.output.splitlines() if line.strip().startswith("--"))
+
+
+def test_the_help_of_the_program_names_every_command_and_the_configuration() -> None:
+    for arguments in (("--help",), ("-h",)):
+        output = call(*arguments).output
+        assert all(command in output for command in COMMANDS)
+        assert "APPORTION_CONFIG" in output
+
+
+def test_python_m_server_is_the_same_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "server", "--version"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith("apportion") or "version" in done.stdout
+
+
+def test_train_and_evaluate_on_recorded_pools(pools: Path, config: Path, tmp_path: Path) -> None:
+    """train writes a model with its card, says its version, and writes the same again; evaluate prints the table."""
+    versions: list[str] = []
+    for name in ("a", "b"):
+        trained = call("train", "-c", str(config), "--pools", str(pools), "--out", str(tmp_path / name))
+        assert trained.exit_code == 0
+        versions.append(trained.output.split()[-1])
+    assert versions[0] == versions[1]
+    card = (tmp_path / "a" / "CARD.md").read_text()
+    assert versions[0] in card
+    assert "60 questions of 2 families" in card
+    assert card == (tmp_path / "b" / "CARD.md").read_text()
+
+    figures = tmp_path / "figures.json"
+    evaluated = call("evaluate", "-c", str(config), "--pools", str(pools), "--json", str(figures))
+    assert evaluated.exit_code == 0
+    for word in ("single", "majority_vote@4", "adaptive", "lookup", "oracle", "calibration error"):
+        assert word in evaluated.output
+    assert figures.stat().st_size > 1000
+
+
+def test_whole_families_can_be_held_out(tmp_path: Path, config: Path) -> None:
+    from dataclasses import replace
+
+    from router.pools import write_pools
+
+    five = [replace(p, question=replace(p.question, family=f"f{i % 5}")) for i, p in enumerate(POOLS)]
+    write_pools(tmp_path / "five.jsonl.gz", five)
+    result = call("evaluate", "-c", str(config), "--pools", str(tmp_path / "five.jsonl.gz"), "--unseen-families")
+    assert result.exit_code == 0
+    assert "has not seen its family" in result.output
+
+
+def test_a_broken_pools_file_is_named_with_its_line(pools: Path, config: Path) -> None:
+    lines = gzip.decompress(pools.read_bytes()).splitlines(keepends=True)
+    pools.write_bytes(gzip.compress(b"".join([*lines[:2], b'{"version": 99}\n'])))
+    result = call("train", "-c", str(config), "--pools", str(pools))
+    assert result.exit_code == 1
+    assert "line 3" in result.output
+    assert "pool version 99" in result.output
+
+
+def test_a_finished_recording_is_not_overwritten(pools: Path) -> None:
+    before = pools.read_bytes()
+    result = call("calibrate", "--out", str(pools))
+    assert result.exit_code == 1
+    assert "not overwritten" in result.output
+    assert pools.read_bytes() == before
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    result = call("calibrate", "--out", str(tmp_path / "x.gz"), "--family", "algebra")
+    assert result.exit_code == 1
+    assert "small_sum" in result.output
+
+
+def test_a_configuration_that_is_not_usable_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("engine:\n  ulr: http://127.0.0.1:1\n")
+    result = call("serve", "-c", str(path))
+    assert result.exit_code == 1
+    assert "did you mean engine.url?" in result.output
+
+
+def test_serve_on_a_busy_port_is_one_clear_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        result = call("serve", "--port", str(other.getsockname()[1]))
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+    assert "choose another with --port" in result.output
+
+
+def test_serve_with_a_model_that_is_not_there_says_how_to_make_one(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"allocator:\n  predictor: lightgbm\n  models_dir: {tmp_path / 'none'}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "serve", "-c", str(config), "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "apportion train" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
