@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from strategies.types import Query, StrategySpec
 
 SINGLE = StrategySpec(method="single")
-
-
-def parse_menu(entries: Sequence[str]) -> tuple[StrategySpec, ...]:
-    """Menu entries in order, without repetitions. Raises ValueError that names the bad entry."""
-    specs = dict.fromkeys(StrategySpec.parse(entry) for entry in entries)
-    if not specs:
-        raise ValueError("a menu needs at least one strategy")
-    return tuple(specs)
 
 
 def not_offered(spec: StrategySpec, query: Query, *, max_candidates: int) -> str:

@@ -33,7 +33,15 @@ def load_predictor(config: Config) -> Predictor:
     if config.allocator.predictor == "auto" and not Path(directory).is_dir():
         logger.warning("no models in %s: the prior decides", directory)
         return prior
-    return Boosted.load(Path(directory))
+    model = Boosted.load(Path(directory))
+    if model.calibration.level != config.budgets.quantile:
+        logger.warning(
+            "budgets.quantile is %g, but the upper bounds in %s were trained for %g, which they keep",
+            config.budgets.quantile,
+            directory,
+            model.calibration.level,
+        )
+    return model
 
 
 def engine_settings(config: Config, url: str) -> EngineSettings:

@@ -130,7 +130,7 @@ class Server(Section):
 
 
 class Embedded(Section):
-    """The llama.cpp engine that is started in the server's own process."""
+    """The llama.cpp engine that the server starts as its child."""
 
     threads: int = Field(default=2, ge=1, le=1024, description="CPU threads for generating.")
     slots: int = Field(default=8, ge=1, le=256, description="Sequences generated at once.")
@@ -144,7 +144,7 @@ class Engine(Section):
     kind: Literal["openai", "embedded"] = Field(
         default="openai",
         description="`openai`: any OpenAI-compatible server, such as vLLM or llama.cpp, at `engine.url`. "
-        "`embedded`: llama.cpp with the small model, started in the server's own process.",
+        "`embedded`: llama.cpp with the small model, started by the server itself.",
     )
     url: Annotated[str, AfterValidator(_base_url)] = Field(
         default="http://127.0.0.1:8001",
@@ -158,7 +158,7 @@ class Engine(Section):
     model: str | None = Field(
         default=None,
         min_length=1,
-        description="Model asked for when the client names none, or an alias; else the engine's first.",
+        description="Model asked for when the client names none; else the engine's first.",
     )
     max_n: int | None = Field(
         default=None, ge=1, le=1024, description="Sequences one call to the engine may ask for. Probed when not set."
@@ -216,7 +216,8 @@ class Budgets(Section):
         default=0.9,
         ge=0.5,
         lt=1,
-        description="Share of requests whose real cost should stay within what was predicted for them.",
+        description="Share of requests whose real cost should stay within what was predicted for them; "
+        "`apportion train` fits the models' upper bounds to it.",
     )
     deadline_margin_ms: int = Field(
         default=30,

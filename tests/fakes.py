@@ -12,9 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from strategies.types import Budget, Candidate, Delta, EngineError, Json, LogprobSummary, Prices, Query
+from strategies.types import Budget, Candidate, Delta, EngineError, Json, LogprobSummary, Prices, Query, StrategySpec
 
 FAR = 1e12  # a deadline that never comes, in monotonic seconds
+
+
+def menu_of(*written: str) -> tuple[StrategySpec, ...]:
+    return tuple(StrategySpec.parse(text) for text in written)
 
 
 def ask(content: str = "How much is 3 + 4?", **fields: Any) -> Query:

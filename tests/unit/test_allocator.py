@@ -10,14 +10,13 @@ import pytest
 
 from router.allocator import Allocator
 from router.features import Features, extract
-from router.menu import parse_menu
 from router.policy import BudgetInfeasible
 from router.predictors import Prior
 from router.speed import Load, Speed
 from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
-from tests.fakes import FAR, ask
+from tests.fakes import FAR, ask, menu_of
 
-MENU = parse_menu(["single", "majority_vote@4", "best_of_n@4", "beam_search@2x2"])
+MENU = menu_of("single", "majority_vote@4", "best_of_n@4", "beam_search@2x2")
 SINGLE = StrategySpec.parse("single")
 VOTE = StrategySpec.parse("majority_vote@4")
 
@@ -106,7 +105,7 @@ def test_what_can_not_work_is_no_matter_of_a_strict_budget() -> None:
 
 @pytest.mark.parametrize("sampling", [{"temperature": 0}, {}])
 def test_a_menu_that_can_offer_nothing_still_gets_single_with_figures(sampling: dict[str, Any]) -> None:
-    menu = [VOTE] if sampling else parse_menu(["majority_vote@32"])
+    menu = [VOTE] if sampling else menu_of("majority_vote@32")
     allocation = allocate(ask(sampling=sampling), menu)
     assert (allocation.spec, allocation.fits) == (SINGLE, True)
     assert "nothing on the menu can be offered" in allocation.reason
@@ -168,7 +167,7 @@ def test_the_model_does_not_choose_what_it_knows_nothing_of() -> None:
 
 def test_a_model_that_knows_nothing_on_offer_leaves_single() -> None:
     """Its empty rows cost nothing on paper, which must not make them the smallest."""
-    menu = parse_menu(["beam_search@2x2", "single", "majority_vote@4"])
+    menu = menu_of("beam_search@2x2", "single", "majority_vote@4")
     allocation = allocate(ask(sampling={"temperature": 0}), menu, known=[VOTE])
     assert (allocation.spec, allocation.fits) == (SINGLE, True)
     assert allocation.chosen is not None

@@ -9,7 +9,6 @@ from random import Random
 import pytest
 
 from router.labels import PoolLabels, label_table
-from router.menu import parse_menu
 from router.pools import Pool, Run, Sample
 from router.questions import Question
 from strategies.anytime import run
@@ -20,7 +19,7 @@ from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.types import Answer, Candidate, LogprobSummary, StrategySpec, Tools
 from strategies.voting import Ballot
-from tests.fakes import FAR, ScriptedEngine, ask, says
+from tests.fakes import FAR, ScriptedEngine, ask, menu_of, says
 
 pytestmark = pytest.mark.anyio
 
@@ -203,9 +202,7 @@ def test_a_pool_without_any_answer_is_never_right(written: str) -> None:
 
 def test_a_pool_can_not_tell_about_more_candidates_than_it_has_or_runs_it_has_not() -> None:
     labels = PoolLabels(random_pool(0, 4))
-    assert [labels.label(spec) for spec in parse_menu(["majority_vote@5", "best_of_n@5", "beam_search@2x2"])] == [
-        None
-    ] * 3
+    assert [labels.label(spec) for spec in menu_of("majority_vote@5", "best_of_n@5", "beam_search@2x2")] == [None] * 3
 
 
 def test_beam_search_is_what_was_recorded() -> None:
@@ -228,6 +225,6 @@ def test_the_same_pool_gives_the_same_labels() -> None:
 
 
 def test_a_table_holds_what_each_pool_can_tell() -> None:
-    menu = parse_menu(["single", "majority_vote@3", "majority_vote@6"])
+    menu = menu_of("single", "majority_vote@3", "majority_vote@6")
     small, large = label_table([random_pool(0, 4), random_pool(1, 8)], menu)
     assert ([str(spec) for spec in small], list(large)) == (["single", "majority_vote@3"], list(menu))

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from router.boosted import Boosted, ModelError, calibrate_level, features_of, log_odds, shrink
 from router.card import write_card
 from router.evaluation import bootstrap, calibration_quality, evaluate, table
-from router.menu import parse_menu
 from router.pools import Call, Pool, Run, Sample
 from router.questions import Question
 from router.speed import Load
 from router.training import Trained, conformal_factor, examples, folds, isotonic, train
 from strategies.types import StrategySpec
+from tests.fakes import menu_of
 
-MENU = parse_menu(["single", "majority_vote@4", "best_of_n@4", "beam_search@2x2"])
+MENU = menu_of("single", "majority_vote@4", "best_of_n@4", "beam_search@2x2")
 UNKNOWN = StrategySpec.parse("best_of_n@64")
 STEP_TOKENS = 16
 SIZE = 8  # samples a pool
@@ -125,7 +125,7 @@ def test_upper_bounds_are_not_below_what_is_expected_and_nothing_passes_the_cap(
 
 
 def test_more_candidates_are_never_predicted_to_cost_fewer_tokens() -> None:
-    menu = parse_menu(["best_of_n@2", "best_of_n@4", "best_of_n@8", "majority_vote@2", "majority_vote@4"])
+    menu = menu_of("best_of_n@2", "best_of_n@4", "best_of_n@8", "majority_vote@2", "majority_vote@4")
     model = train(POOLS, menu, step_tokens=STEP_TOKENS).model
     for each in POOLS[:8]:
         tokens = [row.tokens for row in model.predict(features_of(each.question), menu, Load(), max_tokens=64)]

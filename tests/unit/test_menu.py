@@ -6,26 +6,11 @@ from typing import Any
 
 import pytest
 
-from router.menu import not_offered, parse_menu
+from router.menu import not_offered
 from strategies.types import StrategySpec
 from tests.fakes import ask
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
-
-
-def test_a_menu_keeps_its_order_without_repetitions() -> None:
-    menu = parse_menu(["majority_vote@8", "single", "single@1", "best_of_n@4:mean_logprob", "best_of_n@4"])
-    assert [str(spec) for spec in menu] == ["majority_vote@8", "single", "best_of_n@4"]
-
-
-def test_a_menu_names_its_bad_entry() -> None:
-    with pytest.raises(ValueError, match="majority_vot"):
-        parse_menu(["single", "majority_vot@4"])
-
-
-def test_an_empty_menu_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        parse_menu([])
 
 
 @pytest.mark.parametrize(
