@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -258,32 +259,37 @@ def _resume(partial: Path) -> dict[str, Pool]:
     return done
 
 
-async def sweep(engine: OpenAIEngine, recorder: Recorder, plan: Plan, *, rounds: int = 2) -> tuple[Call, ...]:
-    """A short load sweep for the speed model: prompts of several lengths, several sequences, several calls at once."""
+async def sweep(
+    engine: OpenAIEngine,
+    recorder: Recorder,
+    plan: Plan,
+    *,
+    rounds: int = 2,
+    sentences: Sequence[int] = (2, 12, 40, 100),
+    sequences: Sequence[int] = (1, 2, 4, 8),
+    at_once: Sequence[int] = (1, 2, 4),
+) -> tuple[Call, ...]:
+    """A short load sweep for the speed model: prompts of several lengths, several sequences in a call,
+    several calls at once."""
     filler = "The quick brown fox jumps over the lazy dog. "
     recorder.take()
-    for turn in range(rounds):
-        for words in (2, 12, 40, 100):
-            for added in (1, 2, 4, 8):
-                for calls in (1, 2, 4):
-                    if added > engine.max_n:
-                        continue
-                    # a prompt never seen before, so that no prefix cache shortens the prefill
-                    questions = [
-                        Question(
-                            id=f"sweep-{turn}-{words}-{added}-{calls}-{i}",
-                            family="sweep",
-                            messages=(
-                                {"role": "user", "content": f"{turn}{words}{added}{calls}{i} {filler * words}Go on."},
-                            ),
-                            reference="0",
-                            verifier="number",
-                            max_tokens=24,
-                        )
-                        for i in range(calls)
-                    ]
-                    await asyncio.gather(*(_drain(engine, as_query(q, plan), added) for q in questions))
+    for turn, length, added, calls in product(range(rounds), sentences, sequences, at_once):
+        if added <= engine.max_n:
+            questions = [_load(f"{turn}-{length}-{added}-{calls}-{i}", filler * length) for i in range(calls)]
+            await asyncio.gather(*(_drain(engine, as_query(q, plan), added) for q in questions))
     return recorder.take()
+
+
+def _load(name: str, filler: str) -> Question:
+    """A prompt never seen before, so that no prefix cache shortens the prefill."""
+    return Question(
+        id=f"sweep-{name}",
+        family="sweep",
+        messages=({"role": "user", "content": f"{name} {filler}Go on."},),
+        reference="0",
+        verifier="number",
+        max_tokens=24,
+    )
 
 
 async def _drain(engine: OpenAIEngine, query: Query, added: int) -> None:
