@@ -21,7 +21,8 @@ import orjson
 from router.families import builtin_questions
 from router.pools import Call, Pool, Run, Sample, write_pools
 from router.questions import Question, verify
-from server.backends.openai import CallStats, OpenAIEngine
+from server.backends.calls import CallStats
+from server.backends.openai import OpenAIEngine
 from server.config import Config
 from server.gateway import engine_settings, start_embedded
 from strategies.answers import answer_of, expected_form

@@ -13,7 +13,8 @@ from router.allocator import Allocator
 from router.boosted import Boosted
 from router.predictors import Predictor, Prior
 from server.backends import embedded
-from server.backends.openai import CallStats, EngineSettings, OpenAIEngine
+from server.backends.calls import CallStats
+from server.backends.openai import EngineSettings, OpenAIEngine
 from server.config import Config
 from server.errors import Overloaded
 from server.pipeline import Pipeline

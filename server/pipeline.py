@@ -10,7 +10,7 @@ from math import ceil
 from router.allocator import Allocator
 from router.features import Features
 from router.speed import Correction, Load
-from server.backends.openai import CallStats
+from server.backends.calls import CallStats
 from server.config import Config
 from server.telemetry.metrics import Metrics
 from strategies.anytime import NothingYet, run

@@ -7,9 +7,7 @@ stops the work on the engine at once, on every engine.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -19,32 +17,12 @@ import orjson
 import stamina
 from httpx_aiohttp import AiohttpTransport
 
+from server.backends.calls import CallStats, Meter
 from server.backends.profile import OTHER, EngineProfile, probe
-from strategies.scorers.self_certainty import CERTAINTY_TOP
-from strategies.types import Delta, EngineError, LogprobSummary, Query
+from server.backends.wire import BROKEN, error_event, events, parsed, refusal
+from strategies.types import Delta, EngineError, Query
 
-_MAX_EVENT_BYTES = 4 * 1024 * 1024  # one server-sent event; a longer one is a broken engine
-_MAX_ERROR_BYTES = 64 * 1024
 _RETRYABLE = frozenset({429, 502, 503, 504})
-# httpx's own, and what its aiohttp transport leaves as it is: a server that does not speak HTTP
-_BROKEN = (httpx.HTTPError, aiohttp.ClientError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallStats:
-    """One call to the engine, as it went: what the speed model learns from."""
-
-    prompt_tokens: int
-    added: int  # sequences of this call
-    running: int  # sequences of this gateway already in work when it started
-    first_token_seconds: float | None
-    seconds: float
-    tokens: int
-    longest: int  # tokens of its longest sequence
-    held_seconds: float  # of `seconds`: spent waiting for whoever reads the pieces
-    continued: bool  # it went on with a text, whose beginning the engine may have in its cache
-    completed: bool  # ended by itself, not cancelled and not failed
-    status: str  # "ok", "cancelled", "error"
 
 
 class _Retry(Exception):
@@ -114,7 +92,7 @@ class OpenAIEngine:
             raise EngineError(f"the engine answered {status} to {error.request.url.path}", status=503) from error
         except ValueError as error:
             raise EngineError("what answers is not an OpenAI-compatible engine", status=503) from error
-        except _BROKEN as error:
+        except BROKEN as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", status=503) from error
         return self.profile
 
@@ -122,7 +100,7 @@ class OpenAIEngine:
         """A small read from the engine, e.g. /health or /metrics. Raises EngineError."""
         try:
             return await self._client.get(path, timeout=timeout_seconds)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", status=503) from error
 
     async def aclose(self) -> None:
@@ -148,7 +126,7 @@ class OpenAIEngine:
             top_logprobs=top_logprobs,
             seed_offset=seed_offset,
         )
-        meter = _Meter(added=n, running=self.running, continued=bool(prefix))
+        meter = Meter(added=n, running=self.running, continued=bool(prefix))
         self.running += n
         try:
             response = await self._open(body, query.id)
@@ -166,7 +144,7 @@ class OpenAIEngine:
         except httpx.ReadTimeout as error:
             meter.status = "error"
             raise EngineError("the engine stopped in the middle of its answer", status=504) from error
-        except _BROKEN as error:
+        except BROKEN as error:
             meter.status = "error"
             raise EngineError(f"the engine broke off its answer: {type(error).__name__}", status=502) from error
         finally:
@@ -219,7 +197,12 @@ class OpenAIEngine:
         headers = {"content-type": "application/json", "x-request-id": request_id, **self.profile.headers}
         try:
             async for attempt in stamina.retry_context(
-                on=_Retry, attempts=self._settings.retries + 1, wait_initial=0.1, wait_max=2.0, timeout=None
+                on=_Retry,
+                attempts=self._settings.retries + 1,
+                wait_initial=0.1,
+                wait_max=2.0,
+                wait_jitter=0.2,
+                timeout=None,
             ):
                 with attempt:
                     return await self._try(content, headers)
@@ -246,7 +229,7 @@ class OpenAIEngine:
         if response.status_code == 200:
             return response
         try:
-            error = await _refusal(response)
+            error = await refusal(response)
         finally:
             await response.aclose()
         if response.status_code in _RETRYABLE:
@@ -260,11 +243,15 @@ class OpenAIEngine:
         counted: dict[int, int] = {}
         prompt_seen = False
         try:
-            async for event in _events(response, self._settings):
+            async for event in events(
+                response,
+                first_token_timeout=self._settings.first_token_timeout,
+                idle_timeout=self._settings.idle_timeout,
+            ):
                 if event.get("error"):
-                    raise _error_event(event)
+                    raise error_event(event)
                 try:
-                    deltas, prompt_tokens, completion_tokens = _parsed(event, counted)
+                    deltas, prompt_tokens, completion_tokens = parsed(event, counted)
                 except (AttributeError, KeyError, TypeError, ValueError) as error:
                     raise EngineError("the engine sent an event of an unknown shape", status=502) from error
                 if pending is not None:
@@ -282,7 +269,7 @@ class OpenAIEngine:
                         if pending is not None:
                             yield pending
                         pending = delta
-        except (EngineError, *_BROKEN):
+        except (EngineError, *BROKEN):
             if pending is not None:  # it had come to its end, only its usage is missing
                 yield pending
             raise
@@ -301,196 +288,3 @@ def _broke_off(error: httpx.HTTPError) -> _Retry:
     """Typically a kept-alive connection that the engine had just closed; what it had begun for us ended with it."""
     cause = error.__cause__ or error
     return _Retry(EngineError(f"the engine broke off: {type(cause).__name__}", status=502))
-
-
-class _Meter:
-    def __init__(self, *, added: int, running: int, continued: bool) -> None:
-        self.added, self.running, self.continued = added, running, continued
-        self.started = time.monotonic()
-        self.held_seconds = 0.0
-        self.first: float | None = None
-        self.prompt_tokens = 0
-        self.counts: dict[int, int] = {}
-        self.status = "cancelled"
-
-    @contextlib.contextmanager
-    def held(self) -> Generator[None]:
-        before = time.monotonic()
-        try:
-            yield
-        finally:
-            self.held_seconds += time.monotonic() - before
-
-    def see(self, delta: Delta) -> None:
-        if delta.prompt_tokens is not None:
-            self.prompt_tokens = delta.prompt_tokens
-        if delta.index < 0:
-            return
-        if self.first is None and delta.tokens:
-            self.first = time.monotonic()
-        self.counts[delta.index] = delta.total_tokens or self.counts.get(delta.index, 0) + delta.tokens
-
-    def stats(self) -> CallStats:
-        return CallStats(
-            prompt_tokens=self.prompt_tokens,
-            added=self.added,
-            running=self.running,
-            first_token_seconds=None if self.first is None else self.first - self.started,
-            seconds=time.monotonic() - self.started,
-            tokens=sum(self.counts.values()),
-            longest=max(self.counts.values(), default=0),
-            held_seconds=self.held_seconds,
-            continued=self.continued,
-            completed=self.status == "ok",
-            status=self.status,
-        )
-
-
-async def _events(response: httpx.Response, settings: EngineSettings) -> AsyncIterator[dict[str, Any]]:
-    """Parsed `data:` events up to [DONE]. Own code because the SSE libraries buffer a line without bound."""
-    buffer = b""
-    chunks = response.aiter_raw()
-    patience = settings.first_token_timeout
-    while True:
-        try:
-            async with asyncio.timeout(patience):
-                chunk = await anext(chunks, None)
-        except TimeoutError as error:
-            raise EngineError(f"the engine sent nothing for {patience:g} s", status=504) from error
-        patience = settings.idle_timeout
-        if chunk is None:
-            raise EngineError("the engine closed the stream before its end", status=502)
-        *lines, buffer = (buffer + chunk).split(b"\n")
-        if len(buffer) > _MAX_EVENT_BYTES:
-            raise EngineError("the engine sent an event past any sensible size", status=502)
-        for line in lines:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                await _drain(chunks)
-                return
-            try:
-                event = orjson.loads(data)
-            except orjson.JSONDecodeError as error:
-                raise EngineError("the engine sent an event that is not JSON", status=502) from error
-            if isinstance(event, dict):
-                yield cast("dict[str, Any]", event)
-
-
-async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read the stream's end, so that its connection can be used again. It comes at once or is not worth waiting for."""
-    with contextlib.suppress(TimeoutError, *_BROKEN):
-        async with asyncio.timeout(0.1):
-            async for _ in chunks:
-                pass
-
-
-def _parsed(event: Mapping[str, Any], counted: dict[int, int]) -> tuple[list[Delta], int | None, int | None]:
-    """An event's deltas, and its usage: prompt and completion tokens.
-
-    Raises AttributeError, KeyError, TypeError or ValueError for a shape that is not OpenAI's.
-    """
-    usage = cast("dict[str, Any]", event.get("usage") or {})
-    prompt_tokens, completion_tokens = _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
-    stop_word = cast("dict[str, Any]", event.get("__verbose") or {}).get("stopping_word")
-    choices = cast("list[dict[str, Any]]", event.get("choices") or [])
-    deltas = [_delta(choice, counted, completion_tokens, stop_word or None) for choice in choices]
-    return deltas, prompt_tokens, completion_tokens
-
-
-def _whole(value: Any) -> int | None:
-    return None if value is None else int(value)
-
-
-def _text(value: Any) -> str:
-    if value is not None and not isinstance(value, str):
-        raise TypeError("text expected")
-    return value or ""
-
-
-def _tool_calls(value: Any) -> list[dict[str, Any]]:
-    calls = cast("list[dict[str, Any]]", value or [])
-    for call in calls:
-        _whole(call.get("index"))
-        function = cast("dict[str, Any]", call.get("function") or {})
-        _text(function.get("name"))
-        _text(function.get("arguments"))
-    return calls
-
-
-def _delta(
-    choice: Mapping[str, Any], counted: dict[int, int], running_total: int | None, stop_word: str | None
-) -> Delta:
-    """One chunk's choice. Tokens by the engine's running count, else by logprob entries, else one a piece."""
-    index = int(choice.get("index") or 0)
-    piece = cast("dict[str, Any]", choice.get("delta") or {})
-    content = cast("list[dict[str, Any]]", cast("dict[str, Any]", choice.get("logprobs") or {}).get("content") or [])
-    text = _text(piece.get("content"))
-    reasoning = _text(piece.get("reasoning")) or _text(piece.get("reasoning_content"))
-    tool_calls = _tool_calls(piece.get("tool_calls"))
-    before = counted.get(index, 0)
-    if running_total is not None:
-        tokens = max(0, running_total - before)
-    else:
-        tokens = len(content) or (1 if text or reasoning or tool_calls else 0)
-    counted[index] = before + tokens
-    return Delta(
-        index=index,
-        text=text,
-        reasoning=reasoning,
-        tool_calls=tool_calls,
-        tokens=tokens,
-        logprobs=summarise(content) if content else None,
-        logprob_content=content,
-        finish_reason=_text(choice.get("finish_reason")) or None,
-        stop_reason=choice.get("stop_reason") or stop_word,
-    )
-
-
-def summarise(content: Sequence[Mapping[str, Any]]) -> LogprobSummary:
-    """Sums over OpenAI's logprobs.content entries."""
-    total = certainty = 0.0
-    certain = 0
-    for entry in content:
-        total += max(float(entry["logprob"]), -100.0)  # engines write -9999 or -inf for "impossible"
-        # clients may have asked for more than the scorer
-        top = cast("list[dict[str, Any]]", entry.get("top_logprobs") or [])[:CERTAINTY_TOP]
-        if top:
-            certain += 1
-            certainty -= sum(max(float(t["logprob"]), -100.0) for t in top) / len(top)
-    return LogprobSummary(tokens=len(content), total=total, certainty=certainty, certain_tokens=certain)
-
-
-async def _refusal(response: httpx.Response) -> EngineError:
-    """The engine's error, with its own words and status where it gave them in a readable form."""
-    raw = b""
-    try:
-        async for chunk in response.aiter_raw():
-            raw += chunk
-            if len(raw) > _MAX_ERROR_BYTES:
-                break
-    except _BROKEN:
-        raw = b""
-    body: dict[str, Any] | None = None
-    message = f"the engine answered {response.status_code}"
-    try:
-        parsed = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        parsed = None
-    if isinstance(parsed, dict):
-        inner = cast("dict[str, Any]", parsed).get("error", cast("dict[str, Any]", parsed))
-        if isinstance(inner, dict):
-            body = cast("dict[str, Any]", inner)
-            message = str(body.get("message") or message)
-        elif isinstance(inner, str):
-            message = inner
-    return EngineError(message, status=response.status_code, body=body, retry_after=response.headers.get("retry-after"))
-
-
-def _error_event(event: Mapping[str, Any]) -> EngineError:
-    inner = event["error"]
-    details = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {"message": str(inner)}
-    code = details.get("code")
-    status = code if isinstance(code, int) and 400 <= code < 600 else 502
-    return EngineError(str(details.get("message") or "the engine failed"), status=status, body=details)

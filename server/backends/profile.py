@@ -39,6 +39,7 @@ LLAMA_CPP = EngineProfile(
     headers={"connection": "close"},  # it announces keep-alive and closes after a stream all the same
 )
 OTHER = EngineProfile(name="openai")
+_PATIENCE = 10.0  # seconds; the probe is asked again, so there is no use in waiting as long as for an answer
 _BY_OWNER = {"vllm": VLLM, "llamacpp": LLAMA_CPP}
 
 
@@ -61,7 +62,7 @@ async def probe(client: httpx.AsyncClient) -> EngineProfile:
 
 
 async def _asked(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
-    response = await client.get(path)
+    response = await client.get(path, timeout=_PATIENCE)
     response.raise_for_status()
     body: object = response.json()
     if not isinstance(body, dict):

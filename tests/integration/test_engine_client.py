@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import stamina
 
-from server.backends.openai import CallStats, EngineSettings, OpenAIEngine
+from server.backends.calls import CallStats
+from server.backends.openai import EngineSettings, OpenAIEngine
 from strategies.types import Delta, EngineError, Query
 from tests.fake_engine import (
     LLAMA_CPP,
