@@ -110,7 +110,7 @@ def test_a_busy_port_is_one_clear_sentence() -> None:
     assert done.stderr.count("\n") == 1
     assert f"can't listen on 127.0.0.1:{port}" in done.stderr
     assert "--port" in done.stderr
-    assert done.stdout == ""
+    assert "loading" not in done.stdout  # no engine was started
 
 
 def test_a_port_taken_since_it_was_checked_is_refused_too() -> None:
