@@ -10,6 +10,7 @@ from math import ceil
 from router.allocator import Allocator
 from router.features import Features
 from router.speed import Correction, Load
+from router.waves import wave_size
 from server.backends.calls import CallStats
 from server.config import Config
 from server.telemetry.metrics import Metrics
@@ -85,7 +86,7 @@ class Pipeline:
         answer: Answer | None = None
         error: str | None = "cancelled"
         try:
-            answer = await self._run(query, allocation.spec, sampler)
+            answer = await self._run(query, allocation, sampler)
             error = None
         except NothingYet:
             error = "deadline"
@@ -114,8 +115,8 @@ class Pipeline:
             )
         return outcome
 
-    async def _run(self, query: Query, spec: StrategySpec, sampler: MeteredSampler) -> Answer:
-        settings = self.config.strategies
+    async def _run(self, query: Query, allocation: Allocation, sampler: MeteredSampler) -> Answer:
+        settings, spec = self.config.strategies, allocation.spec
         if (spec.draws > 1 or query.answers > 1) and query.sampling.get("temperature") is None:
             query = replace(query, sampling={**query.sampling, "temperature": settings.sampling_temperature})
         steps = Steps(stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps)
@@ -123,9 +124,22 @@ class Pipeline:
             sampler=sampler,
             scorer=SCORERS[spec.scorer] if spec.scorer else None,
             stop_threshold=settings.stop_threshold,
+            wave=self._wave(query, allocation),
         )
         deadline = query.budget.deadline - self.config.budgets.deadline_margin_ms / 1000
         return await run(strategies(steps)[spec.method], query, spec, tools, sampler, deadline=deadline)
+
+    def _wave(self, query: Query, allocation: Allocation) -> int | None:
+        row = allocation.chosen
+        if allocation.spec.method != "majority_vote" or row is None:
+            return None
+        return wave_size(
+            allocation.spec.n,
+            tokens=row.tokens / row.spec.draws,
+            seconds=row.seconds,
+            prices=query.prices,
+            threshold=self.config.strategies.stop_threshold,
+        )
 
 
 class _FirstToken:

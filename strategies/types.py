@@ -336,6 +336,7 @@ class Tools:
     sampler: Sampler
     scorer: Scorer | None
     stop_threshold: float = 0.95  # posterior probability at which a vote counts as settled
+    wave: int | None = None  # samples of a vote asked for at once; None: all of them
 
 
 Publish = Callable[[Answer], None]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from strategies.answers import Extracted, Group, answer_of, group
+from strategies.consensus import UNRELATED, Likeness, is_open
 from strategies.types import Answer, Candidate
 
 
@@ -41,6 +43,8 @@ class Ballot:
         """`form`: see `strategies.answers.expected_form`."""
         self._form = form
         self._cast: list[tuple[Candidate, Extracted | None]] = []
+        self._texts: list[Candidate] = []  # those that `_likeness` compares
+        self._likeness = Likeness()
 
     @classmethod
     def of(cls, candidates: Iterable[Candidate], *, form: str | None) -> Ballot:
@@ -50,7 +54,11 @@ class Ballot:
         return ballot
 
     def cast(self, candidate: Candidate) -> None:
-        self._cast.append((candidate, answer_of(candidate, form=self._form)))
+        answer = answer_of(candidate, form=self._form)
+        self._cast.append((candidate, answer))
+        if answer is not None and answer.form == "text" and is_open(candidate.text):
+            self._texts.append(candidate)
+            self._likeness.add(candidate.text)
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -79,5 +87,22 @@ class Ballot:
         )
 
     def vote(self, *, answers: int = 1) -> Answer:
-        """Majority vote: the largest group's best member first."""
-        return self.elect(rank(self.groups, self.candidates), answers=answers)
+        """Majority vote: the largest group's best member first. Of open texts, no two of which are equal, the one most
+        like the others."""
+        groups = self.groups
+        if len(self._texts) > 2 and len(groups) == len(self._texts):
+            return self._consensus(answers)
+        return self.elect(rank(groups, self.candidates), answers=answers)
+
+    def _consensus(self, answers: int) -> Answer:
+        """The text most like the others first, and a note that says how alike they are."""
+        means = self._likeness.means()
+        order = sorted(range(len(means)), key=lambda i: (-means[i], self._texts[i].index))
+        texts = [self._texts[i] for i in order]
+        compared = {candidate.index for candidate in texts}
+        rest = [candidate for candidate in usable(self.candidates) if candidate.index not in compared]
+        likeness = means[order[0]]
+        said = "no two answers are equal: this one is most like the others"
+        if likeness < UNRELATED:
+            said = "there is no consensus: the answers have little in common"
+        return replace(self.elect([*texts, *rest], answers=answers), note=f"{said} (mean similarity {likeness:.2f})")

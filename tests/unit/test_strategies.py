@@ -19,6 +19,7 @@ from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.types import (
     Answer,
+    Budget,
     Candidate,
     Delta,
     EngineError,
@@ -48,6 +49,7 @@ class Played:
         steps: Steps | None = None,
         scorer: Scorer | None = None,
         capacity: int = 10_000,
+        wave: int | None = None,
     ) -> None:
         self.spec = StrategySpec.parse(written)
         self.engine = engine
@@ -56,7 +58,7 @@ class Played:
         self.heard: list[Delta | Candidate] = []
         self.sampler = MeteredSampler(engine, self.ledger, default_max_tokens=100, listener=self._listen)
         named = SCORERS[self.spec.scorer] if self.spec.scorer else None
-        self.tools = Tools(sampler=self.sampler, scorer=scorer or named)
+        self.tools = Tools(sampler=self.sampler, scorer=scorer or named, wave=wave)
         self.published: list[Answer] = []
         self._strategy = strategies(steps or Steps())[self.spec.method]
 
@@ -205,6 +207,45 @@ async def test_stragglers_of_other_calls_are_stopped_as_well() -> None:
     answer = await Played("majority_vote@3", engine).run()
     assert answer.cut_short == "consensus"
     assert (engine.opened, engine.closed) == (3, 3)
+
+
+async def test_a_vote_is_drawn_in_waves_until_it_is_settled() -> None:
+    """Four equal answers settle it, so the second wave is stopped at its first candidate."""
+    engine = ScriptedEngine([says("\\boxed{7}", tokens=1 + i) for i in range(16)])
+    answer = await Played("majority_vote@16", engine, wave=3).run()
+    assert [(call.n, call.seed_offset) for call in engine.calls] == [(3, 0), (3, 3)]
+    assert (answer.votes, answer.cut_short) == ({"7": 4}, "consensus")
+
+
+async def test_an_open_vote_is_drawn_to_its_end_and_no_further() -> None:
+    engine = ScriptedEngine([says(str(i)) for i in range(7)])
+    answer = await Played("majority_vote@7", engine, wave=3).run()
+    assert [call.n for call in engine.calls] == [3, 3, 1]
+    assert (answer.candidates, answer.cut_short) == (7, None)
+
+
+async def test_when_time_gets_short_the_rest_is_drawn_at_once() -> None:
+    """The first wave takes more than half of what was left, so a third one would come too late."""
+    engine = ScriptedEngine([says(str(i)) for i in range(9)])
+    query = ask(budget=Budget(max_total_tokens=10_000, deadline=time.monotonic()))  # no time left by the query's clock
+    answer = await Played("majority_vote@9", engine, query, wave=2).run()
+    assert [call.n for call in engine.calls] == [2, 7]
+    assert answer.candidates == 9
+
+
+async def test_waves_end_with_the_token_budget() -> None:
+    engine = ScriptedEngine([says(str(i), tokens=10) for i in range(8)])
+    answer = await Played("majority_vote@8", engine, ask(max_tokens=20), wave=2, capacity=45).run()
+    assert sum(call.n for call in engine.calls) < 8
+    assert answer.cut_short == "tokens"
+
+
+async def test_candidates_that_a_failing_call_lost_are_drawn_again_once() -> None:
+    lost = Choice(pieces=[Piece()] * 3, fails=True)
+    engine = ScriptedEngine([says("1"), lost, says("2"), says("3")], max_n=1)
+    answer = await Played("majority_vote@3", engine).run()
+    assert (answer.votes, answer.cut_short) == ({"1": 1, "2": 1, "3": 1}, None)
+    assert engine.calls[-1].seed_offset == 3
 
 
 async def test_blank_and_cut_candidates_never_vote() -> None:
@@ -568,7 +609,7 @@ async def test_a_cancelled_request_stops_the_work_on_the_engine() -> None:
 
 @pytest.mark.parametrize("written", ["majority_vote@2", "best_of_n@2"])
 async def test_a_failure_after_a_published_answer_returns_that_answer_flagged(written: str) -> None:
-    engine = ScriptedEngine([says("\\boxed{7}"), Choice(pieces=[Piece()] * 3, fails=True)], max_n=1)
+    engine = ScriptedEngine([says("\\boxed{7}"), *[Choice(pieces=[Piece()] * 3, fails=True)] * 2], max_n=1)
     answer = await Played(written, engine).run()
     assert (texts(answer.winners), answer.cut_short) == (["\\boxed{7}"], "engine_error")
     assert answer.note == "scripted failure"
