@@ -95,16 +95,20 @@ class Pipeline:
             error = type(failure).__name__
             raise
         finally:
+            candidates = tuple(sampler.candidates)
+            returned = answer.winners if answer else ()
+            kept = {candidate.index for candidate in returned}
             outcome = Outcome(
                 query_id=query.id,
                 allocation=allocation,
                 answer=answer,
                 completion_tokens=ledger.spent,
-                returned_tokens=sum(c.tokens for c in answer.winners) if answer else 0,
+                cancelled_tokens=sum(c.tokens for c in candidates if c.finish_reason is None and c.index not in kept),
+                returned_tokens=sum(c.tokens for c in returned),
                 prompt_tokens=sampler.prompt_tokens or query.prompt_estimate,
                 seconds=time.monotonic() - query.arrived,
                 first_token_seconds=first.seconds,
-                candidates=tuple(sampler.candidates),
+                candidates=candidates,
                 error=error,
             )
             self.metrics.done(

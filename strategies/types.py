@@ -245,6 +245,7 @@ class Outcome:
     answer: Answer | None
     completion_tokens: int  # everything generated
     returned_tokens: int  # the part that was returned
+    cancelled_tokens: int  # the part of candidates that were stopped before their end
     prompt_tokens: int
     seconds: float
     first_token_seconds: float | None = None

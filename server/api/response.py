@@ -87,7 +87,11 @@ def apportion(
         "model_version": allocation.model_version,
         "profile": query.profile,
         "predicted": _prediction(allocation.chosen) if allocation.chosen else None,
-        "actual": {"tokens": outcome.completion_tokens, "seconds": round(outcome.seconds, 4)},
+        "actual": {
+            "tokens": outcome.completion_tokens,
+            "cancelled_tokens": outcome.cancelled_tokens,
+            "seconds": round(outcome.seconds, 4),
+        },
         "budget": {
             "max_total_tokens": query.budget.max_total_tokens,
             "deadline_ms": round((query.budget.deadline - query.arrived) * 1000),

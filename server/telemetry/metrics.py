@@ -63,7 +63,7 @@ class Metrics:
         )
         self.tokens = Counter(
             "apportion_tokens",
-            "Tokens: prompt read, completion returned, completion not returned.",
+            "Tokens: prompt read, completion returned, completion of others that finished or were cancelled.",
             ["model", "kind"],
             registry=r,
         )
@@ -170,7 +170,9 @@ class Metrics:
             self.candidates.labels(model, strategy, result).inc()
         self.tokens.labels(model, "prompt").inc(outcome.prompt_tokens)
         self.tokens.labels(model, "completion_returned").inc(outcome.returned_tokens)
-        self.tokens.labels(model, "completion_not_returned").inc(outcome.completion_tokens - outcome.returned_tokens)
+        others = outcome.completion_tokens - outcome.returned_tokens - outcome.cancelled_tokens
+        self.tokens.labels(model, "completion_not_returned").inc(max(0, others))
+        self.tokens.labels(model, "completion_cancelled").inc(outcome.cancelled_tokens)
         self.tokens_per_request.labels(model, strategy).observe(outcome.completion_tokens)
         self.budget_used.labels(strategy, "tokens").observe(outcome.completion_tokens / max_total_tokens)
         self.budget_used.labels(strategy, "deadline").observe(outcome.seconds / deadline_seconds)

@@ -54,6 +54,7 @@ pytestmark = pytest.mark.anyio
 DIALECTS = pytest.mark.parametrize("dialect", [VLLM, LLAMA_CPP], ids=["vllm", "llama.cpp"])
 STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 SEVEN = words("\\boxed{7}")
+EIGHT = words("\\boxed{8}")
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, but httpx would read all certificates for every client
 NEVER = 5.0  # seconds: far more than a cut at 0.5 s takes, far less than the engine's time-outs
 
@@ -285,18 +286,34 @@ async def test_an_engine_that_never_begins_is_a_504_after_its_time(act: Act, str
 @DIALECTS
 @pytest.mark.parametrize("strategy", ["majority_vote@4", "best_of_n@4", "best_of_n@4:weighted"])
 async def test_a_failure_after_the_first_answer_returns_that_answer(dialect: Dialect, strategy: str) -> None:
-    """One of four has ended when the connection breaks: 200, that one, and `engine_error` says why no more."""
+    """One of four has ended when the connection breaks: 200, that one, and `engine_error` says why no more.
+
+    A vote asks for the lost ones once more, and that call fails too.
+    """
     never = asyncio.Event()
     rest = [endless("Once upon", after=never)] * 3
     first = 4 + 4 + (2 if dialect is LLAMA_CPP else 1)  # roles, a word each, the first one's end (and its usage)
     async with running(dialect) as engine, serving(engine.url) as served:
-        engine.acts.append(streams(SEVEN, *rest, events=first, then=drops))
+        engine.acts.extend([streams(SEVEN, *rest, events=first, then=drops), refuses(500)])
         response = await served.chat(strategy)
         assert answer_of(response) == "\\boxed{7}"
         assert cut_of(response) == "engine_error"
         assert response.json()["choices"][0]["finish_reason"] == "stop"
         assert response.json()["apportion"]["candidates"] == {"drawn": 4, "finished": 1}
-        assert len(engine.requests) == 1
+        assert len(engine.requests) == (2 if strategy == "majority_vote@4" else 1)
+
+
+@DIALECTS
+async def test_candidates_that_a_broken_connection_lost_are_drawn_again(dialect: Dialect) -> None:
+    never = asyncio.Event()
+    rest = [endless("Once upon", after=never)] * 3
+    first = 4 + 4 + (2 if dialect is LLAMA_CPP else 1)
+    async with running(dialect, script_of(EIGHT)) as engine, serving(engine.url) as served:
+        engine.acts.append(streams(SEVEN, *rest, events=first, then=drops))
+        response = await served.chat("majority_vote@4", apportion={"include": ["candidates"]})
+        assert (answer_of(response), cut_of(response)) == ("\\boxed{8}", None)
+        assert response.json()["apportion"]["votes"] == {"8": 3, "7": 1}
+        assert [request.body.get("n") for request in engine.requests] == [4, 3]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +341,7 @@ async def test_one_failed_call_of_several_takes_none_of_the_others_with_it(fault
     go = asyncio.Event()
     slow = streams(words("It is \\boxed{7}"), words("I say \\boxed{7}", after=go))
     async with running(LLAMA_CPP) as engine, serving(engine.url, engine={"max_n": 2}) as served:
-        engine.acts.extend([slow, fault] if strategy == "best_of_n@4" else [fault, slow])
+        engine.acts.extend([slow, fault] if strategy == "best_of_n@4" else [fault, slow, fault])  # lost ones: once more
         asking = asyncio.create_task(served.chat(strategy))
         await engine.asked(2)
         await until(lambda: engine.busy == 1, "the end of the failing call")
@@ -437,6 +454,33 @@ async def test_a_settled_vote_lets_the_rest_go() -> None:
         response = await served.chat("majority_vote@4")
         assert (answer_of(response), cut_of(response)) == ("\\boxed{7}", "consensus")
         await within(engine.requests[0].gone.wait())
+
+
+async def test_a_straggler_is_not_waited_for_when_seven_of_eight_agree() -> None:
+    """Its tokens are counted as cancelled, in the response and in the metrics."""
+    never = asyncio.Event()
+    script = script_of(endless("Once upon a time", after=never), *[SEVEN] * 7)
+    at_once = {"strategy": "majority_vote@8", "token_price": 0, "latency_price": 1}
+    async with running(VLLM, script) as engine, serving(engine.url) as served:
+        response = await served.chat(apportion=at_once)
+        assert (answer_of(response), cut_of(response)) == ("\\boxed{7}", "consensus")
+        await within(engine.requests[0].gone.wait())
+        cancelled = response.json()["apportion"]["actual"]["cancelled_tokens"]
+        assert cancelled > 0
+        page = (await served.client.get("/metrics")).text
+        counted = [line for line in page.splitlines() if 'kind="completion_cancelled"' in line and "_total" in line]
+        assert [float(line.split()[-1]) for line in counted] == [cancelled]
+
+
+async def test_the_prices_decide_how_many_of_a_vote_are_asked_for_at_once() -> None:
+    for prices, sizes in (
+        ({"token_price": 0, "latency_price": 1}, [8]),
+        ({"token_price": 1, "latency_price": 0}, [1, 1, 1, 1]),
+    ):
+        async with running(VLLM, script_of(SEVEN)) as engine, serving(engine.url) as served:
+            response = await served.chat("majority_vote@8", apportion=prices)
+            assert cut_of(response) == "consensus"
+            assert [request.body.get("n", 1) for request in engine.requests] == sizes
 
 
 # --- streams that break after they began

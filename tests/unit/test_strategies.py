@@ -240,6 +240,22 @@ async def test_waves_end_with_the_token_budget() -> None:
     assert answer.cut_short == "tokens"
 
 
+async def test_a_straggler_does_not_hold_up_the_next_wave() -> None:
+    """The first wave's last candidate never ends; the second wave settles the vote without it."""
+    engine = ScriptedEngine([says("7"), says("7"), endless("7"), *[says("7")] * 6])
+    answer = await Played("majority_vote@9", engine, wave=3).run()
+    assert [call.n for call in engine.calls] == [3, 3]
+    assert (answer.votes, answer.cut_short) == ({"7": 4}, "consensus")
+
+
+async def test_a_lone_call_that_fails_after_others_did_not_is_replaced_once_only() -> None:
+    lost = Choice(pieces=[Piece()] * 3, fails=True)
+    engine = ScriptedEngine([says("1"), lost, lost], max_n=1)
+    answer = await Played("majority_vote@2", engine).run()
+    assert (answer.votes, answer.cut_short) == ({"1": 1}, "engine_error")
+    assert len(engine.calls) == 3
+
+
 async def test_candidates_that_a_failing_call_lost_are_drawn_again_once() -> None:
     lost = Choice(pieces=[Piece()] * 3, fails=True)
     engine = ScriptedEngine([says("1"), lost, says("2"), says("3")], max_n=1)
