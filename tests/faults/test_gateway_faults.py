@@ -941,6 +941,21 @@ async def test_a_budget_that_is_not_strict_is_cut_to_size() -> None:
         assert engine.tokens == 3
 
 
+async def test_room_is_left_in_the_engines_context_for_the_prompt() -> None:
+    """vLLM refuses a prompt and a max_tokens that together pass its max_model_len, here 2048 tokens.
+
+    What a client sets itself goes on as it is: to shorten it would change its question.
+    """
+    async with running(VLLM) as engine, serving(engine.url) as served:
+        for strategy in ("single", "majority_vote@4", "beam_search@2x2"):
+            engine.requests.clear()
+            assert (await served.chat(strategy, content="word " * 1000)).status_code == 200
+            assert all(0 < request.body["max_tokens"] < 2048 - 1000 for request in engine.requests)
+        engine.requests.clear()
+        await served.chat(content="word " * 1000, max_tokens=2000)
+        assert engine.requests[0].body["max_tokens"] == 2000
+
+
 # --- what goes through
 
 
