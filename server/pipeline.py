@@ -127,11 +127,14 @@ class Pipeline:
         tools = Tools(
             sampler=sampler,
             scorer=SCORERS[spec.scorer] if spec.scorer else None,
-            stop_threshold=settings.stop_threshold,
+            stop_threshold=self._stop_threshold(query),
             wave=self._wave(query, allocation),
         )
         deadline = query.budget.deadline - self.config.budgets.deadline_margin_ms / 1000
         return await run(strategies(steps)[spec.method], query, spec, tools, sampler, deadline=deadline)
+
+    def _stop_threshold(self, query: Query) -> float:
+        return self.config.profiles[query.profile].stop_threshold or self.config.strategies.stop_threshold
 
     def _wave(self, query: Query, allocation: Allocation) -> int | None:
         row = allocation.chosen
@@ -142,7 +145,7 @@ class Pipeline:
             tokens=row.tokens / row.spec.draws,
             seconds=row.seconds,
             prices=query.prices,
-            threshold=self.config.strategies.stop_threshold,
+            threshold=self._stop_threshold(query),
         )
 
 

@@ -266,6 +266,9 @@ class Profile(Section):
     deadline_ms: int | None = Field(
         default=None, ge=1, description="Instead of `budgets.default_deadline_ms` for this profile."
     )
+    stop_threshold: float | None = Field(
+        default=None, gt=0.5, le=1, description="Instead of `strategies.stop_threshold` for this profile."
+    )
 
 
 class Allocator(Section):

@@ -483,6 +483,17 @@ async def test_the_prices_decide_how_many_of_a_vote_are_asked_for_at_once() -> N
             assert [request.body.get("n", 1) for request in engine.requests] == sizes
 
 
+async def test_a_profile_can_stop_its_votes_sooner() -> None:
+    """Two equal answers have a posterior of .875."""
+    sooner = {"hasty": {"stop_threshold": 0.8, "latency_price": 0}}
+    async with running(VLLM, script_of(SEVEN)) as engine, serving(engine.url, profiles=sooner) as served:
+        for profile, calls in (("hasty", 2), ("balanced", 4)):
+            engine.requests.clear()
+            response = await served.chat("majority_vote@8", apportion={"profile": profile, "latency_price": 0})
+            assert cut_of(response) == "consensus"
+            assert len(engine.requests) == calls
+
+
 # --- streams that break after they began
 
 
