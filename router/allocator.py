@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from router.features import Features, extract
@@ -21,6 +21,7 @@ class Allocator:
     fallback: Predictor  # the prior: for strategies that the predictor knows nothing about
     max_candidates: int
     default_max_tokens: int
+    logprobs: Callable[[], bool] = lambda: True  # whether the engine returns them, as far as is known by now
 
     def allocate(self, query: Query, menu: Sequence[StrategySpec], load: Load, *, now: float) -> Allocation:
         """Raises BudgetInfeasible for a strict budget that nothing fits.
@@ -41,7 +42,7 @@ class Allocator:
         if asked is None:
             if rows and all(row.reason for row in rows):
                 instead = f"single, because nothing on the menu can be offered ({rows[0].spec}: {rows[0].reason})"
-        elif refused := not_offered(asked, query, max_candidates=self.max_candidates):
+        elif refused := self._refused(asked, query):
             instead = f"single instead of {asked}: {refused}"
             query = replace(query, requested=SINGLE)
         if instead and not any(row.spec == SINGLE and not row.reason for row in rows):
@@ -81,5 +82,8 @@ class Allocator:
     def _offered(self, query: Query, row: Prediction) -> Prediction:
         if row.spec == SINGLE and query.answers > 1:  # n answers need n draws of `single` too
             row = replace(row, tokens=row.tokens * query.answers, tokens_upper=row.tokens_upper * query.answers)
-        refused = not_offered(row.spec, query, max_candidates=self.max_candidates)
+        refused = self._refused(row.spec, query)
         return replace(row, reason=refused) if refused else row
+
+    def _refused(self, spec: StrategySpec, query: Query) -> str:
+        return not_offered(spec, query, max_candidates=self.max_candidates, logprobs=self.logprobs())

@@ -48,11 +48,14 @@ def _settled(leader: int, second: int, outstanding: int, threshold: float) -> bo
 class PoolLabels:
     """Labels of one pool. Deterministic: the orders follow from the question's id."""
 
-    def __init__(self, pool: Pool, *, orders: int = ORDERS, stop_threshold: float = 0.95) -> None:
+    def __init__(
+        self, pool: Pool, *, orders: int = ORDERS, stop_threshold: float = 0.95, borda_power: float = 1.0
+    ) -> None:
         samples = pool.samples
         self.pool = pool
         self.size = len(samples)
         self._threshold = stop_threshold
+        self._borda_power = borda_power
         self._correct = np.array([sample.correct for sample in samples])
         self._tokens = np.array([float(sample.tokens) for sample in samples])
         names = {answer: i for i, answer in enumerate(dict.fromkeys(s.answer for s in samples if s.answer is not None))}
@@ -68,7 +71,7 @@ class PoolLabels:
         """None when the pool can't tell: more candidates than samples, or a strategy that was not run on it."""
         if spec.method == "beam_search":
             return self._recorded(spec)
-        if spec.n > self.size:
+        if spec.n > self.size or (spec.scorer is not None and spec.scorer not in self._scores):
             return None
         if spec.method == "single":
             return Label(accuracy=float(self._correct.mean()), tokens=self._tokens, longest=self._tokens)
@@ -115,11 +118,25 @@ class PoolLabels:
         if not len(voters):
             return 0.0
         scores = self._scores[spec.scorer or "mean_logprob"][voters]
-        if not spec.weighted:
+        if spec.rule == "naive":
             return float(self._correct[voters[int(scores.argmax())]])
+        if spec.rule == "borda":
+            scores = _places(scores) ** self._borda_power
         answers = self._answers[voters]
         sums = np.bincount(answers, weights=scores)
+        if spec.rule == "borda":  # sums of places are often equal; then as in `strategies.answers.group`
+            counts, means = np.bincount(answers), self._scores["mean_logprob"][voters]
+            tied = np.flatnonzero(sums >= sums.max() - 1e-9)
+            first = max(tied, key=lambda answer: (counts[answer], means[answers == answer].max()))
+            return float(self._correct[voters[int(np.argmax(answers == first))]])
         return float(self._correct[voters[int(np.argmax(answers == sums.argmax()))]])
+
+
+def _places(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """N for the best of N, 1 for the last. Measured scores are hardly ever equal."""
+    places = np.empty(len(scores))
+    places[np.argsort(scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return places
 
 
 def _top_two(counts: dict[int, int]) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def spec_vector(spec: StrategySpec) -> list[float]:
         log2(spec.n),
         log2(spec.draws),
         float(spec.expansion),
-        float(spec.weighted),
+        {"naive": 0.0, "borda": 0.5, "weighted": 1.0}[spec.rule],
         float(spec.scorer == "self_certainty"),
     ]
 

@@ -324,7 +324,8 @@ async def calibrate_builtin(
         profile = await engine.probe()
         plan = Plan(
             samples=samples,
-            runs=tuple(spec for spec in config.menu if spec.method == "beam_search"),
+            # a scorer that asks someone else is not there while calibrating
+            runs=tuple(spec for spec in config.menu if spec.method == "beam_search" and spec.scorer in SCORERS),
             sampling={"temperature": settings.sampling_temperature},
             steps=Steps(
                 stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps

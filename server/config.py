@@ -23,6 +23,9 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from server.maths.settings import Answers
+from server.scorers.settings import ScorerSettings
+from server.section import Section, merge, section_of
 from server.settings import (
     Allocator,
     Budgets,
@@ -31,15 +34,13 @@ from server.settings import (
     Engine,
     Metrics,
     Profile,
-    Section,
     Server,
     Strategies,
-    merge,
-    section_of,
 )
 
 __all__ = [
     "Allocator",
+    "Answers",
     "Budgets",
     "Config",
     "ConfigError",
@@ -47,6 +48,7 @@ __all__ = [
     "Engine",
     "Metrics",
     "Profile",
+    "ScorerSettings",
     "Server",
     "Strategies",
     "load_config",
@@ -55,6 +57,7 @@ __all__ = [
 ]
 
 PREFIX = "APPORTION_"
+_NAMED = ("profiles", "scorers")  # sections with entries of the operator's own naming
 CONFIG_VARIABLE = "APPORTION_CONFIG"
 # Kubernetes puts these into every pod next to a Service that is called "apportion"; they are not meant for us.
 _SERVICE_LINK = re.compile(r"APPORTION_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)\w*|PORT(?==\w+://))=.*")
@@ -161,7 +164,7 @@ def settings(model: type[Section] = Config, under: str = "") -> Iterator[tuple[s
     for name, field in model.model_fields.items():
         yield f"{under}{name}", field
         if (section := section_of(field.annotation)) is not None:
-            yield from settings(section, f"{under}{name}." + ("<name>." if name == "profiles" else ""))
+            yield from settings(section, f"{under}{name}." + ("<name>." if name in _NAMED else ""))
 
 
 def _accepted(field: FieldInfo) -> str:
@@ -174,6 +177,11 @@ def _accepted(field: FieldInfo) -> str:
         return ", ".join(get_args(kind))
     if (section := section_of(kind)) is not None:
         return f"a section with {', '.join(section.model_fields)}"
+    if get_origin(kind) is tuple:
+        part = get_args(kind)[0]
+        return (
+            "text, or a list of texts" if get_origin(part) is Annotated and get_args(part)[0] is str else "strategies"
+        )
     words = {bool: "true or false", int: "whole number", float: "number", Path: "path"}
     bounds = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits = [
@@ -182,7 +190,7 @@ def _accepted(field: FieldInfo) -> str:
         for limit in field.metadata
         if hasattr(limit, name)
     ]
-    return ", ".join([words.get(kind, "strategies" if get_origin(kind) is tuple else "text"), *limits])
+    return ", ".join([words.get(kind, "text"), *limits])
 
 
 def _explain(
@@ -199,6 +207,9 @@ def _explain(
         yield _unknown(path, variable)
         return
     field = dict(settings()).get(_generic(setting).removesuffix(".<name>"))
+    if kind == "missing" and field is not None:
+        yield f"{path}: needed; accepted: {_accepted(field)}"
+        return
     if kind == "value_error" or field is None:
         what = message.removeprefix("Value error, ")
     else:
@@ -208,7 +219,7 @@ def _explain(
 
 
 def _generic(path: str) -> str:
-    return re.sub(r"^profiles\.[^.]*", "profiles.<name>", path)
+    return re.sub(rf"^({'|'.join(_NAMED)})\.[^.]*", r"\1.<name>", path)
 
 
 def _unknown(path: str, variable: str | None) -> str:
@@ -223,8 +234,8 @@ def _unknown(path: str, variable: str | None) -> str:
 
     nearest = max(names, key=likeness)
     found = [nearest] if likeness(nearest) else [name for name in names if names[name][0] == parent]
-    profile = path.split(".")[1] if path.startswith("profiles.") else "<name>"
-    shown = [name.replace("<name>", profile) for name in found]
+    own = path.split(".")[1] if path.startswith(tuple(f"{name}." for name in _NAMED)) else "<name>"
+    shown = [name.replace("<name>", own) for name in found]
     if variable:
         shown = [PREFIX + name.upper().replace(".", "__") for name in shown]
     hint = f"did you mean {shown[0]}?" if likeness(nearest) else f"known here: {', '.join(shown) or 'nothing'}"
@@ -238,7 +249,7 @@ def reference() -> str:
     for path, field in settings():
         section = section_of(field.annotation)
         if section is not None:
-            heading = f"{path}.<name>" if path == "profiles" else path
+            heading = f"{path}.<name>" if path in _NAMED else path
             tables[heading] = [f"## `{heading}`", "", field.description or "", ""]
             if path == "profiles":
                 built_in = cast(Mapping[str, Profile], field.get_default(call_default_factory=True))
@@ -257,9 +268,12 @@ def reference() -> str:
 def _default(field: FieldInfo) -> str:
     if field.default is None:
         return "not set"
+    if field.is_required():
+        return "needed"
     default: object = field.default
     if isinstance(default, tuple):
-        return ", ".join(f"`{entry}`" for entry in cast(tuple[object, ...], default))
+        entries = cast(tuple[object, ...], default)
+        return ", ".join(f"`{json.dumps(entry) if isinstance(entry, str) else entry}`" for entry in entries)
     return f"`{json.dumps(default)}`"
 
 

@@ -17,7 +17,9 @@ from server.backends.calls import CallStats
 from server.backends.openai import EngineSettings, OpenAIEngine
 from server.config import Config
 from server.errors import Overloaded
+from server.maths.client import MathsEquivalence, available
 from server.pipeline import Pipeline
+from server.scorers.build import build
 from server.telemetry.metrics import Metrics
 from strategies.types import EngineError
 
@@ -51,12 +53,22 @@ def engine_settings(config: Config, url: str) -> EngineSettings:
         url=url,
         api_key=engine.api_key.get_secret_value() if engine.api_key else None,
         max_n=engine.max_n,
+        logprobs={"auto": None, "always": True, "never": False}[engine.logprobs],
         connect_timeout=engine.connect_timeout_seconds,
         first_token_timeout=engine.first_token_timeout_seconds,
         idle_timeout=engine.idle_timeout_seconds,
         max_connections=engine.max_connections,
         retries=engine.retries,
     )
+
+
+def start_maths(config: Config) -> MathsEquivalence | None:
+    """The algebra for answers, warming up beside everything else, if it is wanted and installed."""
+    if config.answers.maths == "never" or not available():
+        return None
+    equivalence = MathsEquivalence(seconds=config.answers.maths_timeout_ms / 1000)
+    equivalence.start()
+    return equivalence
 
 
 def start_embedded(config: Config, progress: Callable[[str], None]) -> embedded.EmbeddedEngine:
@@ -131,8 +143,13 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
         fallback=Prior(step_tokens=config.strategies.beam_step_tokens),
         max_candidates=config.budgets.max_candidates,
         default_max_tokens=config.budgets.max_tokens_per_candidate,
+        logprobs=lambda: engine.logprobs,
     )
-    pipeline = Pipeline(config=config, engine=engine, allocator=allocator, metrics=metrics)
+    scorers = build(config.scorers, engine)
+    equivalence = start_maths(config)
+    pipeline = Pipeline(
+        config=config, engine=engine, allocator=allocator, metrics=metrics, scorers=scorers, equivalence=equivalence
+    )
     gateway = Gateway(config=config, engine=engine, pipeline=pipeline, metrics=metrics, child=child)
     probing = asyncio.create_task(gateway.probe())
     try:
@@ -140,6 +157,9 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
     finally:
         probing.cancel()
         await asyncio.gather(probing, return_exceptions=True)
+        if equivalence is not None:
+            await equivalence.aclose()
+        await scorers.aclose()
         await engine.aclose()
         if child is not None:
             await asyncio.to_thread(child.stop)

@@ -13,14 +13,26 @@ from router.speed import Correction, Load
 from router.waves import wave_size
 from server.backends.calls import CallStats
 from server.config import Config
+from server.scorers.build import Scorers
 from server.telemetry.metrics import Metrics
 from strategies.anytime import NothingYet, run
 from strategies.beam_search import Steps
 from strategies.ledger import MIN_USEFUL_TOKENS, Ledger
 from strategies.registry import strategies
 from strategies.sampling import Listener, MeteredSampler
-from strategies.scorers import SCORERS
-from strategies.types import Allocation, Answer, Candidate, Delta, Engine, Outcome, Query, StrategySpec, Tools
+from strategies.types import (
+    Allocation,
+    Answer,
+    Candidate,
+    Delta,
+    Engine,
+    Equivalence,
+    Outcome,
+    Query,
+    Scorer,
+    StrategySpec,
+    Tools,
+)
 
 _PROMPT_ERROR = 1.3  # how far the estimate of a prompt's length is trusted against the engine's context
 _HELD = 0.2  # share of a call that may be spent waiting for its reader
@@ -34,6 +46,8 @@ class Pipeline:
     engine: Engine
     allocator: Allocator
     metrics: Metrics
+    scorers: Scorers
+    equivalence: Equivalence | None = None
     correction: Correction = field(default_factory=Correction)
 
     def menu(self, profile: str) -> Sequence[StrategySpec]:
@@ -79,6 +93,7 @@ class Pipeline:
         """
         budgets = self.config.budgets
         ledger = Ledger(query.budget.max_total_tokens)
+        scorer, judge = self.scorers.bound(allocation.spec, ledger)
         first = _FirstToken(query.arrived, listener)
         sampler = MeteredSampler(
             self.engine, ledger, default_max_tokens=budgets.max_tokens_per_candidate, listener=first
@@ -86,7 +101,7 @@ class Pipeline:
         answer: Answer | None = None
         error: str | None = "cancelled"
         try:
-            answer = await self._run(query, allocation, sampler)
+            answer = await self._run(query, allocation, sampler, scorer)
             error = None
         except NothingYet:
             error = "deadline"
@@ -95,7 +110,9 @@ class Pipeline:
             error = type(failure).__name__
             raise
         finally:
-            candidates = tuple(sampler.candidates)
+            candidates = tuple(
+                replace(c, score=answer.scores.get(c.index) if answer else None) for c in sampler.candidates
+            )
             returned = answer.winners if answer else ()
             kept = {candidate.index for candidate in returned}
             outcome = Outcome(
@@ -104,8 +121,9 @@ class Pipeline:
                 answer=answer,
                 completion_tokens=ledger.spent,
                 cancelled_tokens=sum(c.tokens for c in candidates if c.finish_reason is None and c.index not in kept),
+                scoring_tokens=ledger.spent - sum(c.tokens for c in candidates),
                 returned_tokens=sum(c.tokens for c in returned),
-                prompt_tokens=sampler.prompt_tokens or query.prompt_estimate,
+                prompt_tokens=(sampler.prompt_tokens or query.prompt_estimate) + (judge.prompt_tokens if judge else 0),
                 seconds=time.monotonic() - query.arrived,
                 first_token_seconds=first.seconds,
                 candidates=candidates,
@@ -119,16 +137,20 @@ class Pipeline:
             )
         return outcome
 
-    async def _run(self, query: Query, allocation: Allocation, sampler: MeteredSampler) -> Answer:
+    async def _run(
+        self, query: Query, allocation: Allocation, sampler: MeteredSampler, scorer: Scorer | None
+    ) -> Answer:
         settings, spec = self.config.strategies, allocation.spec
         if (spec.draws > 1 or query.answers > 1) and query.sampling.get("temperature") is None:
             query = replace(query, sampling={**query.sampling, "temperature": settings.sampling_temperature})
         steps = Steps(stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps)
         tools = Tools(
             sampler=sampler,
-            scorer=SCORERS[spec.scorer] if spec.scorer else None,
+            scorer=scorer,
             stop_threshold=self._stop_threshold(query),
+            borda_power=settings.borda_power,
             wave=self._wave(query, allocation),
+            equivalence=self.equivalence,
         )
         deadline = query.budget.deadline - self.config.budgets.deadline_margin_ms / 1000
         return await run(strategies(steps)[spec.method], query, spec, tools, sampler, deadline=deadline)

@@ -8,23 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast, get_args, get_origin
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
     SecretStr,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from server.maths.settings import Answers
+from server.scorers.settings import ScorerSettings
+from server.scorers.settings import conflicts as scorer_conflicts
+from server.section import Section, base_url, merge
+from strategies.scorers import SCORERS
 from strategies.types import StrategySpec
 
 _PROFILE_NAME = re.compile(r"(?!(?:auto|single|v1)$)(?!.*__)[a-z][a-z0-9_-]{0,39}")
@@ -54,53 +55,12 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _base_url(value: str) -> str:
-    """Both `http://host:8001` and the `http://host:8001/v1` of other tools' manuals are understood."""
-    parts = urlsplit(value)  # raises ValueError itself, without repeating the value
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("should be a URL such as http://127.0.0.1:8001")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("takes no user, password, query or fragment: put the key into engine.api_key")
-    return value.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
 Spec = Annotated[StrategySpec, PlainValidator(_spec), PlainSerializer(str)]
+Marks = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
 Menu = Annotated[tuple[Spec, ...], BeforeValidator(_split), AfterValidator(_distinct), Field(min_length=1)]
-
-
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `under`, section by section. None does not unset a section."""
-    merged = dict(under)
-    for name, value in over.items():
-        old = merged.get(name)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[name] = merge(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value))
-        elif value is not None or not isinstance(old, Mapping):
-            merged[name] = value
-    return merged
-
-
-def section_of(kind: Any) -> type[Section] | None:
-    """The section behind a field's type: its own, or that of every entry (profiles)."""
-    if get_origin(kind) is not None:
-        kind = get_args(kind)[-1]
-    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
-
-
-class Section(BaseModel):
-    """What all sections share: frozen, nothing unknown, no truth values where a number is meant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        kind = cls.model_fields[info.field_name or ""].annotation
-        if section_of(kind) is not None:
-            return {} if value is None else value  # None: a section whose lines are all commented out
-        if isinstance(value, bool) and kind is not bool:
-            raise ValueError("is read as true or false; write a number, or put the word in quotes")
-        return value
 
 
 class Server(Section):
@@ -146,7 +106,7 @@ class Engine(Section):
         description="`openai`: any OpenAI-compatible server, such as vLLM or llama.cpp, at `engine.url`. "
         "`embedded`: llama.cpp with the small model, started by the server itself.",
     )
-    url: Annotated[str, AfterValidator(_base_url)] = Field(
+    url: Annotated[str, AfterValidator(base_url)] = Field(
         default="http://127.0.0.1:8001",
         description="Address of the engine, with or without `/v1`. Not used when embedded.",
     )
@@ -162,6 +122,11 @@ class Engine(Section):
     )
     max_n: int | None = Field(
         default=None, ge=1, le=1024, description="Sequences one call to the engine may ask for. Probed when not set."
+    )
+    logprobs: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Whether the engine returns logprobs; without them the strategies whose scorer needs them are not "
+        "offered. `auto`: as known of its kind.",
     )
     connect_timeout_seconds: float = Field(
         default=5,
@@ -242,7 +207,19 @@ class Strategies(Section):
         le=1,
         description="Probability at which a vote counts as settled, and the rest is not drawn.",
     )
-    beam_step_stop: str = Field(default="\n\n", min_length=1, description="Text that ends a step of beam search.")
+    borda_power: float = Field(
+        default=1.0,
+        ge=0,
+        le=10,
+        description="Power of the places in `borda`: 1 is the plain Borda count, towards 0 it becomes the majority "
+        "vote, a large one the best score alone.",
+    )
+    beam_step_stop: Marks = Field(
+        default=("\n\n",),
+        max_length=8,
+        description="Text that ends a step of beam search, such as a blank line or the model's own step mark, or a "
+        "list of such texts; an empty list leaves only `beam_step_tokens`. A variable holds one text.",
+    )
     beam_step_tokens: int = Field(
         default=32, ge=1, le=4096, description="Tokens that end a step of beam search, if the text did not."
     )
@@ -325,6 +302,11 @@ class Config(Section):
         "there, and keep what is not set for them; further names start from the prices of `balanced`.",
     )
     default_profile: str = Field(default="balanced", description="The profile of a request that asks for none.")
+    scorers: Mapping[str, ScorerSettings] = Field(
+        default_factory=dict[str, ScorerSettings],
+        description="Scorers beside the built-in ones, each under a name that strategies can use: see scorers.md.",
+    )
+    answers: Answers = Field(default_factory=Answers, description="When two answers count as the same.")
     allocator: Allocator = Field(default_factory=Allocator, description="The models that decide.")
     metrics: Metrics = Field(default_factory=Metrics, description="Prometheus.")
 
@@ -335,6 +317,11 @@ class Config(Section):
             return value
         known = {name: profile.model_dump(exclude_unset=True) for name, profile in _PROFILES.items()}
         return merge(known, cast(Mapping[str, Any], value))
+
+    @property
+    def scorer_names(self) -> tuple[str, ...]:
+        """Every scorer there is, built in or configured."""
+        return (*SCORERS, *self.scorers)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -356,7 +343,10 @@ def _conflicts(config: Config) -> Iterator[str]:
             yield f"budgets.{path}: {value} is more than budgets.{cap_path}, {cap}"
     if budgets.deadline_margin_ms >= budgets.default_deadline_ms:
         yield "budgets.deadline_margin_ms: leaves nothing of budgets.default_deadline_ms"
+    yield from scorer_conflicts(config.scorers)
     for spec in config.menu:
+        if spec.scorer is not None and spec.scorer not in config.scorer_names:
+            yield f"menu: {spec}: unknown scorer {spec.scorer[:40]!r}: known are {', '.join(config.scorer_names)}"
         if spec.draws > most:
             yield f"menu: {spec} draws {spec.draws} sequences at once, budgets.max_candidates is {most}"
     for name, profile in config.profiles.items():

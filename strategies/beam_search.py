@@ -1,36 +1,52 @@
 """Step-level beam search (Snell et al. 2024): grow partial solutions step by step, keep the best.
 
 Not the engine's token-level beam search: each round every live beam is continued by ordinary sampling up to a step
-boundary, through an assistant message that the engine continues, so that its prefix cache is used.
+boundary, through an assistant message that the engine continues, so that its prefix cache is used. Rounds are waited
+for as a whole, so nothing of a beam that is dropped is still running, and who wins does not depend on who came first.
+
+Diverse (DVTS, Beeching et al. 2024): every place is a subtree of its own that keeps its own best beam. Look-ahead:
+where there is a choice, a beam is scored after one more step, drawn greedily and thrown away.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from strategies.answers import expected_form
-from strategies.types import Answer, Candidate, EngineError, Publish, Query, Strategy, StrategySpec, Tools
-from strategies.voting import Ballot, best_first
+from strategies.beams import (
+    Beam,
+    Steps,
+    beaten,
+    best_first,
+    distinct,
+    grown,
+    in_order,
+    plant,
+    ranked,
+    room,
+    scored,
+    shares,
+    survivors,
+)
+from strategies.types import (
+    Answer,
+    Candidate,
+    EngineError,
+    Publish,
+    Query,
+    Scorer,
+    ScorerError,
+    Strategy,
+    StrategySpec,
+    Tools,
+)
+from strategies.voting import Ballot
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
-    """Where a step ends."""
-
-    stop: str = "\n\n"  # text that ends a step; it stays in the partial solution
-    tokens: int = 32  # a step is no longer than this
-    max_steps: int = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Beam:
-    """A partial solution: the steps so far as one candidate, and whether it has come to its end."""
-
-    candidate: Candidate
-    done: bool = False
+__all__ = ["Steps", "beam_search_with"]
+UNBEATABLE = "no unfinished beam could still have won"
 
 
 def beam_search_with(steps: Steps) -> Strategy:
@@ -38,119 +54,197 @@ def beam_search_with(steps: Steps) -> Strategy:
 
     async def beam_search(query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer:
         """Keep the `n` best of `n * expansion` continuations a round; finished beams stand aside and stay."""
-        ballot = Ballot(form=expected_form(query))
-        scorer = tools.scorer
-        live: list[_Beam] = []
-        answer = Answer(winners=())
-        for _ in range(steps.max_steps):
-            grown = await _grow(query, spec, tools, steps, live)
-            if not grown:  # the token budget allows no further step
-                return replace(answer, cut_short="tokens")
-            if scorer is not None:
-                scores = await scorer.score(query, [beam.candidate for beam in grown])
-                grown = [
-                    replace(beam, candidate=replace(beam.candidate, score=score))
-                    for beam, score in zip(grown, scores, strict=True)
-                ]
-            for beam in grown:
-                if beam.done:
-                    ballot.cast(beam.candidate)
-            finished = ballot.candidates
-            live = _distinct([beam for beam in grown if not beam.done])
-            # a finished beam holds its place among the best: what it pushed out is not worth going on with
-            kept = best_first([*finished, *(beam.candidate for beam in live)])[: spec.n]
-            keep = {id(candidate) for candidate in kept}
-            live = [beam for beam in live if id(beam.candidate) in keep]
-            answer = _answer(ballot, [beam.candidate for beam in live], answers=query.answers)
-            publish(answer)
-            if not live or len(finished) >= spec.n:
-                return answer
-        return replace(answer, note=f"stopped after {steps.max_steps} steps")
+        return await _Search(query, spec, tools, publish, steps).run()
 
     return beam_search
 
 
-async def _grow(query: Query, spec: StrategySpec, tools: Tools, steps: Steps, live: Sequence[_Beam]) -> list[_Beam]:
-    """One round: continue every live beam `expansion` times, or draw the first steps.
+class _Search:
+    """One search while it runs."""
 
-    A beam whose continuation fails is lost, the others are not. Raises EngineError when all fail.
-    """
-    roots = live or [None]
-    width = spec.expansion if live else spec.draws
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_attempt(query, tools, steps, root, width)) for root in roots]
-    rounds = [task.result() for task in tasks]
-    failures = [grown for grown in rounds if isinstance(grown, EngineError)]
-    if len(failures) == len(rounds):
-        raise failures[0]
-    return [beam for grown in rounds if not isinstance(grown, EngineError) for beam in grown]
+    def __init__(self, query: Query, spec: StrategySpec, tools: Tools, publish: Publish, steps: Steps) -> None:
+        self._query, self._tools, self._publish, self._steps = query, tools, publish, steps
+        self._lookahead = spec.lookahead
+        # at temperature 0 all continuations are the same: one is enough, and some engines refuse more
+        self._width, self._expansion = (1, 1) if query.greedy else (spec.n, spec.expansion)
+        self._trees, self._keep = (self._width, 1) if spec.diverse else (1, self._width)
+        self._form = expected_form(query)
+        self._ballot = Ballot(form=self._form)
+        self._finished: list[Beam] = []  # in the order of rounds, the best of a round first
+        self._cut: list[Beam] = []  # at the end of their length without an answer: they hold no place
+        self._scores: dict[int, float] = {}
+        self._failure = ""  # of the scorer, which is not asked again
+        self._narrowed = False  # the token budget allowed less than a whole round
 
+    async def run(self) -> Answer:
+        live: list[Beam] = []
+        answer = Answer(winners=())
+        for number in range(1, self._steps.max_steps + 1):
+            beams = await self._grow(live)
+            if not beams:
+                return replace(answer, cut_short="tokens")
+            live = await self._select(beams)
+            answer = self._answer(live)
+            self._publish(answer)
+            if live and self._settled(live, rounds_left=self._steps.max_steps - number):
+                return replace(answer, note=UNBEATABLE)
+            if not live:
+                return replace(answer, cut_short="tokens") if self._narrowed else answer
+        return replace(answer, note=f"stopped after {self._steps.max_steps} steps")
 
-async def _attempt(
-    query: Query, tools: Tools, steps: Steps, root: _Beam | None, width: int
-) -> list[_Beam] | EngineError:
-    try:
-        return await _continue(query, tools, steps, root, width)
-    except EngineError as error:
-        return error
+    async def _grow(self, live: Sequence[Beam]) -> list[Beam]:
+        """One round: continue every live beam `expansion` times, or draw the first steps. Empty: no tokens for it.
 
+        A beam whose continuation fails is lost, the others are not. Raises EngineError when nothing came of any.
+        """
+        roots = live or [None]
+        expansion = self._expansion if live else self._width * self._expansion
+        wanted = [room(root, self._steps, self._query) for root in roots]
+        plan = shares(wanted, expansion, self._tools.sampler.remaining, answered=bool(self._finished))
+        self._narrowed = self._narrowed or plan != [(expansion, tokens) for tokens in wanted]
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._continue(root, n=n, max_tokens=tokens))
+                for root, (n, tokens) in zip(roots, plan, strict=False)
+                if n
+            ]
+        results = [task.result() for task in tasks]
+        beams = [beam for result, _ in results for beam in result]
+        failure = next((error for _, error in results if error is not None), None)
+        if not beams and failure is not None:
+            raise failure
+        return beams if live else plant(beams, self._trees)
 
-async def _continue(query: Query, tools: Tools, steps: Steps, root: _Beam | None, width: int) -> list[_Beam]:
-    said = root.candidate.text if root is not None else ""
-    used = root.candidate.tokens if root is not None else 0
-    room = (query.max_tokens - used) if query.max_tokens else steps.tokens
-    own: str | Sequence[str] = query.sampling.get("stop") or ()
-    ends = steps.stop == own if isinstance(own, str) else steps.stop in own
-    grown: list[_Beam] = []
-    draw = tools.sampler.draw(
-        query,
-        n=width,
-        prefix=said,
-        stop=(steps.stop,),
-        max_tokens=max(1, min(steps.tokens, room)),
-        top_logprobs=tools.scorer.needs_top_logprobs if tools.scorer is not None else None,
-    )
-    async with aclosing(draw) as stream:
-        async for piece in stream:
-            grown.append(_joined(root, piece, steps, query.max_tokens, ends=ends))
-    return grown
+    async def _continue(self, root: Beam | None, *, n: int, max_tokens: int) -> tuple[list[Beam], EngineError | None]:
+        beams: list[Beam] = []
+        try:
+            async with aclosing(self._draw(self._query, root, n=n, max_tokens=max_tokens)) as stream:
+                async for piece in stream:
+                    beam = grown(root, piece, self._steps, self._query)
+                    beams.append(beam)
+                    if beam.finished and not self._finished:  # should the deadline come before the round has ended
+                        first = Ballot.of([beam.candidate], form=self._form)
+                        self._publish(replace(first.elect([beam.candidate]), note=""))
+        except EngineError as error:
+            return beams, error
+        return beams, None
 
+    def _draw(self, query: Query, root: Beam | None, *, n: int, max_tokens: int) -> AsyncGenerator[Candidate, None]:
+        scorer = self._tools.scorer
+        return self._tools.sampler.draw(
+            query,
+            n=n,
+            prefix=root.candidate.text if root is not None else "",
+            stop=self._steps.stop,
+            max_tokens=max_tokens,
+            top_logprobs=scorer.needs_top_logprobs if scorer is not None else None,
+        )
 
-def _joined(root: _Beam | None, piece: Candidate, steps: Steps, max_tokens: int | None, *, ends: bool) -> _Beam:
-    """The beam grown by one piece. Done when the engine ended it by itself, or its own length is used up.
+    async def _select(self, beams: Sequence[Beam]) -> list[Beam]:
+        """Score a round's beams, set aside those that are done, and return those to go on with."""
+        done = in_order([beam for beam in beams if beam.done])
+        live = distinct([beam for beam in beams if not beam.done])
+        done, live = await self._scored(done, live)
+        self._finished += best_first([beam for beam in done if beam.finished])
+        self._cut += [beam for beam in done if not beam.finished]
+        for beam in done:
+            self._ballot.cast(beam.candidate)
+        await self._ballot.reconcile(self._tools.equivalence)
+        return survivors(live, self._finished, self._keep)
 
-    ends: the client's own stop strings hold the step's, so that it ends the answer and not only a step.
-    """
-    before = root.candidate if root is not None else None
-    tokens = piece.tokens + (before.tokens if before else 0)
-    at_boundary = piece.finish_reason == "stop" and piece.stop_reason == steps.stop and not ends
-    exhausted = max_tokens is not None and tokens >= max_tokens
-    ended = piece.finish_reason not in (None, "length") and not at_boundary
-    summaries = [c.logprobs for c in (before, piece) if c is not None and c.logprobs is not None]
-    text = (before.text if before else "") + piece.text
-    if at_boundary and not exhausted:
-        text += steps.stop  # the engine leaves the stop string out; the next step continues after it
-    return _Beam(
-        done=ended or exhausted,
-        candidate=replace(
-            piece,
-            text=text,
-            tokens=tokens,
-            reasoning=(before.reasoning if before else "") + piece.reasoning,
-            logprobs=sum(summaries[1:], summaries[0]) if summaries else None,
-            logprob_content=(*(before.logprob_content if before else ()), *piece.logprob_content),
-            finish_reason=piece.finish_reason if ended else ("length" if exhausted else None),
-        ),
-    )
+    async def _scored(self, done: list[Beam], live: list[Beam]) -> tuple[list[Beam], list[Beam]]:
+        """The same beams with their scores, a round's together. Where the scorer fails, with none."""
+        scorer = self._tools.scorer
+        if scorer is None or self._failure:
+            return done, live
+        beams = [*done, *live]
+        try:
+            seen = [beam.candidate for beam in done] + await self._ahead(done, live)
+            if scorer.needs_top_logprobs is not None and all(c.logprobs is None for c in seen):
+                raise ScorerError("the engine sent no logprobs")
+            scores = await self._ask(scorer, seen)
+        except ScorerError as error:
+            self._fall_back(str(error))
+            return done, live
+        marked = [scored(beam, score) for beam, score in zip(beams, scores, strict=True)]
+        self._scores |= {b.candidate.index: b.candidate.score for b in marked if b.candidate.score is not None}
+        return marked[: len(done)], marked[len(done) :]
 
+    async def _ask(self, scorer: Scorer, seen: Sequence[Candidate]) -> Sequence[float | None]:
+        """Scorers that are asked about one candidate at a time are asked about all of a round at once."""
+        if scorer.pace != "each":
+            return await scorer.score(self._query, seen)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._opinion(scorer, candidate)) for candidate in seen]
+        except ExceptionGroup as failures:
+            failed, others = failures.split(ScorerError)
+            if failed is None or others is not None:
+                raise
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
 
-def _distinct(beams: Sequence[_Beam]) -> list[_Beam]:
-    """Continuations with the same text are one beam: growing both would buy the same thing twice."""
-    return list({beam.candidate.text: beam for beam in reversed(beams)}.values())[::-1]
+    async def _opinion(self, scorer: Scorer, candidate: Candidate) -> float | None:
+        (score,) = await scorer.score(self._query, [candidate])
+        return score
 
+    def _fall_back(self, failure: str) -> None:
+        """Beams that have a score are not compared with those that have none: from now on none has."""
+        self._failure, self._scores = failure, {}
+        self._finished = [scored(beam, None) for beam in self._finished]
+        self._cut = [scored(beam, None) for beam in self._cut]
+        self._ballot = Ballot.of([beam.candidate for beam in [*self._finished, *self._cut]], form=self._form)
 
-def _answer(ballot: Ballot, live: Sequence[Candidate], *, answers: int) -> Answer:
-    """The best finished beam, or the best partial one while none has finished."""
-    finished = ballot.candidates
-    ordered = [*best_first([c for c in finished if c.finished]), *best_first([c for c in finished if not c.finished])]
-    return replace(ballot.elect([*ordered, *best_first(live)], answers=answers), note="")
+    async def _ahead(self, done: Sequence[Beam], live: Sequence[Beam]) -> list[Candidate]:
+        """What the live beams are scored by: themselves, or with look-ahead what they would say next.
+
+        Only in subtrees that will drop a beam, and only if that takes no more than half of the tokens that remain.
+        """
+        held = [*self._finished, *(beam for beam in done if beam.finished)]
+        crowded = {
+            tree
+            for tree in range(self._trees)
+            if sum(b.tree == tree for b in live) + sum(b.tree == tree for b in distinct(held)) > self._keep
+        }
+        chosen = [beam for beam in live if beam.tree in crowded] if self._lookahead else []
+        if 2 * sum(room(b, self._steps, self._query) for b in chosen) > self._tools.sampler.remaining:
+            chosen, self._narrowed = [], True
+        async with asyncio.TaskGroup() as group:
+            tasks = {id(beam): group.create_task(self._roll_out(beam)) for beam in chosen}
+        return [tasks[id(beam)].result() if id(beam) in tasks else beam.candidate for beam in live]
+
+    async def _roll_out(self, beam: Beam) -> Candidate:
+        """One more step, drawn greedily. The beam itself where the engine fails."""
+        query = replace(self._query, sampling={**self._query.sampling, "temperature": 0})
+        tokens = room(beam, self._steps, query)
+        try:
+            async with aclosing(self._draw(query, beam, n=1, max_tokens=tokens)) as stream:
+                async for piece in stream:
+                    return grown(beam, piece, self._steps, query).candidate
+        except EngineError:
+            pass
+        return beam.candidate
+
+    def _settled(self, live: Sequence[Beam], *, rounds_left: int) -> bool:
+        """As many finished beams as answers are wanted that no live beam can overtake: exact, see `beaten`."""
+        best = ranked(self._finished)
+        if len(best) < self._query.answers or self._failure:
+            return False
+        by = best[self._query.answers - 1]
+        most = min(self._tools.sampler.remaining, rounds_left * self._steps.tokens)
+        limit = self._query.max_tokens
+
+        def tokens_left(beam: Beam) -> int:
+            return most if limit is None else min(most, limit - beam.candidate.tokens)
+
+        return all(beaten(beam, by, self._tools.scorer, tokens_left=tokens_left(beam)) for beam in live)
+
+    def _answer(self, live: Sequence[Beam]) -> Answer:
+        """The best finished beam, or the best partial one while none has finished. If the scorer failed, the vote's."""
+        answers = self._query.answers
+        if self._failure and self._finished:
+            note = f"the scorer failed ({self._failure}), so the majority vote decided"
+            return replace(self._ballot.vote(answers=answers), note=note)
+        ranking = [beam.candidate for beam in [*ranked(self._finished), *best_first(self._cut), *best_first(live)]]
+        note = f"the scorer failed ({self._failure}), so the most probable was kept" if self._failure else ""
+        return replace(self._ballot.elect(ranking, answers=answers), note=note, scores=dict(self._scores))

@@ -45,6 +45,7 @@ async def _vote(query: Query, spec: StrategySpec, tools: Tools, publish: Publish
             if isinstance(event, Candidate):
                 came += 1
                 ballot.cast(event)
+                await ballot.reconcile(tools.equivalence)
                 answer = ballot.vote(answers=query.answers)
                 publish(answer)
                 if _is_settled(answer, spec.n - answer.candidates, query, tools):

@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Json = Mapping[str, Any]
 Method = Literal["single", "majority_vote", "best_of_n", "beam_search"]
 CutShort = Literal["deadline", "tokens", "consensus", "engine_error"]
-SCORER_NAMES = ("mean_logprob", "self_certainty")
+Rule = Literal["naive", "weighted", "borda"]
+DEFAULT_SCORER = "mean_logprob"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,10 @@ class Prices:
     latency_price: float  # utility per second (lambda_L)
 
 
-_SPEC = re.compile(r"(?P<method>[a-z_]+)(?:@(?P<size>[0-9]+(?:x[0-9]+)?))?(?::(?P<options>[a-z_:]+))?")
+_RULES: tuple[Rule, ...] = ("naive", "weighted", "borda")
+_SHAPES = ("diverse", "lookahead")  # of a beam search
+RESERVED = frozenset((*_RULES, *_SHAPES))  # names that no scorer can have
+_SPEC = re.compile(r"(?P<method>[a-z_]+)(?:@(?P<size>[0-9]+(?:x[0-9]+)?))?(?::(?P<options>[a-z0-9_:-]+))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +51,17 @@ class StrategySpec:
     """One menu entry: a method and its hyperparameters.
 
     Printed and parsed as `single`, `majority_vote@8`, `best_of_n@8`, `best_of_n@8:self_certainty:weighted`,
-    `beam_search@4x4` (width x expansion), `beam_search@4x4:self_certainty`.
+    `beam_search@4x4` (width x expansion), `beam_search@4x4:self_certainty`, `beam_search@4x4:diverse:lookahead`.
+    Which scorers there are is configured, so any name is read here, and whoever knows the configuration checks it.
     """
 
     method: Method
     n: int = 1  # candidates drawn; for beam_search: beams kept (the width)
     expansion: int = 1  # continuations grown from each live beam, beam_search only
     scorer: str | None = None
-    weighted: bool = False  # best_of_n only: sum the scores of equal answers
+    rule: Rule = "naive"  # best_of_n only: how scores become a winner
+    diverse: bool = False  # beam_search only: the beams kept are independent subtrees, as in DVTS
+    lookahead: bool = False  # beam_search only: a beam is scored after one more step, drawn greedily
 
     @property
     def draws(self) -> int:
@@ -65,9 +72,10 @@ class StrategySpec:
         if self.method == "single":
             return "single"
         size = f"{self.n}x{self.expansion}" if self.method == "beam_search" else str(self.n)
-        options = ([self.scorer] if self.scorer and self.scorer != "mean_logprob" else []) + (
-            ["weighted"] if self.weighted else []
+        options = ([self.scorer] if self.scorer and self.scorer != DEFAULT_SCORER else []) + (
+            [self.rule] if self.rule != "naive" else []
         )
+        options += [name for name in _SHAPES if getattr(self, name)]
         return ":".join([f"{self.method}@{size}", *options])
 
     @classmethod
@@ -97,14 +105,19 @@ class StrategySpec:
             raise ValueError(f"unknown method {method[:40]!r}: known are single, majority_vote, best_of_n, beam_search")
         if n < 1 or grow < 1 or n * grow > 1024:
             raise ValueError(f"{text[:80]!r}: sizes must be at least 1 and at most 1024 sequences in all")
-        weighted = "weighted" in options
-        scorers = [option for option in options if option != "weighted"]
-        if (weighted and method != "best_of_n") or (scorers and method == "majority_vote") or len(scorers) > 1:
-            raise ValueError(f"{text[:80]!r}: options are a scorer (best_of_n, beam_search) and 'weighted' (best_of_n)")
-        if scorers and scorers[0] not in SCORER_NAMES:
-            raise ValueError(f"unknown scorer {scorers[0][:40]!r}: known are {', '.join(SCORER_NAMES)}")
-        scorer = None if method == "majority_vote" else (scorers[0] if scorers else "mean_logprob")
-        return cls(method=method, n=n, expansion=grow, scorer=scorer, weighted=weighted)
+        rules: list[Rule] = [rule for rule in _RULES if rule in options]
+        shapes = {name: True for name in _SHAPES if name in options}
+        scorers = [option for option in options if option not in (*_RULES, *_SHAPES)]
+        fits = (method == "best_of_n" or not rules) and (method != "majority_vote" or not scorers)
+        fits = fits and (method == "beam_search" or not shapes)
+        if not fits or len(rules) > 1 or len(scorers) > 1:
+            raise ValueError(
+                f"{text[:80]!r}: options are a scorer (best_of_n, beam_search), 'weighted' or 'borda' (best_of_n), "
+                "'diverse' and 'lookahead' (beam_search)"
+            )
+        scorer = None if method == "majority_vote" else (scorers[0] if scorers else DEFAULT_SCORER)
+        rule = rules[0] if rules else "naive"
+        return cls(method=method, n=n, expansion=grow, scorer=scorer, rule=rule, **shapes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +138,7 @@ class Query:
     top_logprobs: int = 0
     arrived: float = 0.0  # monotonic seconds
     requested: StrategySpec | None = None  # the strategy the client named, if any
+    answer_pattern: str | None = None  # the client's own regular expression (RE2) for the answer in a text
     profile: str = "balanced"
 
     @property
@@ -234,6 +248,7 @@ class Answer:
     candidates: int = 0  # candidates seen when this was published
     cut_short: CutShort | None = None
     note: str = ""  # a sentence for the operator, e.g. a scorer that fell back to the vote
+    scores: Mapping[int, float] = field(default_factory=dict[int, float])  # candidate's index -> its score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +260,7 @@ class Outcome:
     answer: Answer | None
     completion_tokens: int  # everything generated
     returned_tokens: int  # the part that was returned
+    scoring_tokens: int = 0  # the part that a judge wrote
     cancelled_tokens: int  # the part of candidates that were stopped before their end
     prompt_tokens: int
     seconds: float
@@ -281,6 +297,11 @@ class Engine(Protocol):
         """Tokens of one sequence, prompt and completion, where known."""
         ...
 
+    @property
+    def logprobs(self) -> bool:
+        """Whether it returns logprobs when it is asked to."""
+        ...
+
     def sample(
         self,
         query: Query,
@@ -300,12 +321,33 @@ class Engine(Protocol):
         ...
 
 
+class ScorerError(Exception):
+    """A scorer failed or took too long, so the vote decides. Clients are told: no address, key or prompt in it."""
+
+
+# When a scorer is called. at_once: with each candidate that comes, as it takes no time. each: the same, but beside the
+# drawing of the others. together: once, when the last has come.
+Pace = Literal["at_once", "each", "together"]
+
+
 class Scorer(Protocol):
-    """Ranks candidates: higher is better. Scores of one call are comparable with each other only."""
+    """Ranks candidates: higher is better. Scores of one request are comparable with each other only."""
 
-    needs_top_logprobs: int | None  # what sampling must ask the engine for
+    needs_top_logprobs: int | None  # what sampling must ask the engine for; None: it can do without logprobs
+    pace: Pace
 
-    async def score(self, query: Query, candidates: Sequence[Candidate]) -> Sequence[float]: ...
+    async def score(self, query: Query, candidates: Sequence[Candidate]) -> Sequence[float | None]:
+        """One score a candidate, in their order; None: no opinion on this one. Raises ScorerError."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A scorer that can tell how much a partial solution may still score. Lets a beam search end early."""
+
+    def bound(self, candidate: Candidate, *, tokens_left: int) -> float:
+        """No continuation by up to so many tokens, nor the candidate as it is, scores more."""
+        ...
 
 
 class Sampler(Protocol):
@@ -330,6 +372,14 @@ class Sampler(Protocol):
         ...
 
 
+class Equivalence(Protocol):
+    """Whether answers that are spelled differently are equal: \\sqrt{8} and 2\\sqrt{2}."""
+
+    async def same(self, answer: str, others: Sequence[str]) -> Sequence[bool | None]:
+        """Of each of the others whether it equals the answer. None: not found out in time. Never raises."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """What a strategy works with."""
@@ -337,7 +387,9 @@ class Tools:
     sampler: Sampler
     scorer: Scorer | None
     stop_threshold: float = 0.95  # posterior probability at which a vote counts as settled
+    borda_power: float = 1.0  # of the places in `borda`: 0 is the plain vote, large is the best score alone
     wave: int | None = None  # samples of a vote asked for at once; None: all of them
+    equivalence: Equivalence | None = None  # None: answers are equal if their canonical spellings are
 
 
 Publish = Callable[[Answer], None]

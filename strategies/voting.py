@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from strategies.answers import Extracted, Group, answer_of, group
 from strategies.consensus import UNRELATED, Likeness, is_open
-from strategies.types import Answer, Candidate
+from strategies.equivalence import Spellings
+from strategies.types import Answer, Candidate, Equivalence
 
 
 def quality(candidate: Candidate) -> tuple[float, float, int]:
     """Orders the members of one group: score, then mean log probability, then the earlier draw. Higher is better."""
-    score = candidate.score if candidate.score is not None else 0.0
+    score = candidate.score if candidate.score is not None else float("-inf")
     mean = candidate.logprobs.mean if candidate.logprobs is not None else 0.0
     return score, mean, -candidate.index
 
@@ -43,6 +44,7 @@ class Ballot:
         """`form`: see `strategies.answers.expected_form`."""
         self._form = form
         self._cast: list[tuple[Candidate, Extracted | None]] = []
+        self._spellings = Spellings()
         self._texts: list[Candidate] = []  # those that `_likeness` compares
         self._likeness = Likeness()
 
@@ -53,12 +55,30 @@ class Ballot:
             ballot.cast(candidate)
         return ballot
 
-    def cast(self, candidate: Candidate) -> None:
+    def cast(self, candidate: Candidate) -> bool:
+        """Whether it gives an answer that votes."""
         answer = answer_of(candidate, form=self._form)
         self._cast.append((candidate, answer))
+        if answer is not None:
+            self._spellings.add(answer)
         if answer is not None and answer.form == "text" and is_open(candidate.text):
             self._texts.append(candidate)
             self._likeness.add(candidate.text)
+        return answer is not None
+
+    async def reconcile(self, equivalence: Equivalence | None) -> None:
+        """Find out which of the answers cast since the last time equal others in spite of their spelling, so that they
+        are one group from now on."""
+        if equivalence is not None:
+            await self._spellings.settle(equivalence)
+
+    def scored(self, scores: Mapping[int, float]) -> Ballot:
+        """The same candidates, none read again, with the scores of those that have one, by index. To be ranked by them:
+        it does not compare open texts."""
+        ballot = Ballot(form=self._form)
+        ballot._spellings = self._spellings
+        ballot._cast = [(replace(c, score=scores.get(c.index)), found) for c, found in self._cast]
+        return ballot
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -67,7 +87,7 @@ class Ballot:
     @property
     def groups(self) -> list[Group]:
         """Equal answers, the largest group first. Blank and cut candidates are in none."""
-        return group(self._cast)
+        return group(self._cast, self._spellings.stands)
 
     def elect(self, ranking: Sequence[Candidate], *, answers: int = 1) -> Answer:
         """The first `answers` of a ranking, with the votes.

@@ -129,7 +129,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Generator[Live, None, None
         )
     gateway = Live(url=f"http://127.0.0.1:{port}", engine_url=f"http://127.0.0.1:{engine_port}")
     try:
-        _await_ready(process, gateway, log)
+        await_ready(process, gateway.url, log)
         yield gateway
         ended_before = process.poll()
         process.terminate()
@@ -147,7 +147,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Generator[Live, None, None
                 assert probe.connect_ex(("127.0.0.1", address)) != 0, "something outlived the gateway"
 
 
-def _await_ready(process: subprocess.Popen[bytes], gateway: Live, log: Path) -> None:
+def await_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Until a gateway serves. Fails the test with what it wrote when it does not come to that."""
     started = time.monotonic()
     problem = "nothing answered"
     while time.monotonic() - started < _READY_WITHIN:
@@ -155,7 +156,7 @@ def _await_ready(process: subprocess.Popen[bytes], gateway: Live, log: Path) -> 
             problem = f"it ended with status {process.returncode}"
             break
         try:
-            reply = httpx.get(f"{gateway.url}/ready", timeout=5, trust_env=False)
+            reply = httpx.get(f"{url}/ready", timeout=5, trust_env=False)
         except httpx.HTTPError:
             time.sleep(0.1)
             continue

@@ -12,7 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from strategies.types import Budget, Candidate, Delta, EngineError, Json, LogprobSummary, Prices, Query, StrategySpec
+from strategies.types import (
+    Budget,
+    Candidate,
+    Delta,
+    EngineError,
+    Json,
+    LogprobSummary,
+    Pace,
+    Prices,
+    Query,
+    StrategySpec,
+)
 
 FAR = 1e12  # a deadline that never comes, in monotonic seconds
 
@@ -125,6 +136,10 @@ class ScriptedEngine:
     @property
     def context(self) -> int | None:
         return None
+
+    @property
+    def logprobs(self) -> bool:
+        return True
 
     async def sample(
         self,
@@ -245,6 +260,7 @@ class TextScorer:
 
     scores: Mapping[str, float]
     needs_top_logprobs: int | None = None
+    pace: Pace = "at_once"
 
     async def score(self, query: Query, candidates: Sequence[Candidate]) -> Sequence[float]:
         return [self.scores.get(candidate.text, 0.0) for candidate in candidates]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from server.config import Config, Profile
 from server.errors import ApiError, InvalidRequest
+from strategies.answers.pattern import compiled
 from strategies.types import Budget, Prices, Query, StrategySpec
 
 # Fields that the gateway answers for itself; everything else goes on to the engine as it came.
@@ -40,6 +41,7 @@ class Options(_Edge):
     token_price: float | None = Field(default=None, ge=0)
     latency_price: float | None = Field(default=None, ge=0)
     profile: str | None = None
+    answer_pattern: str | None = None
     strict: bool | None = None
     include: list[Literal["predictions", "candidates", "features"]] | None = None
 
@@ -134,6 +136,7 @@ def to_query(
         top_logprobs=request.top_logprobs or 0,
         arrived=arrived,
         requested=_strategy(options.strategy or headers.get("x-apportion-strategy"), config),
+        answer_pattern=_pattern(options.answer_pattern),
         profile=name,
     )
 
@@ -143,6 +146,15 @@ def _model(name: str, config: Config) -> tuple[str, str | None]:
     return (base, suffix) if base and suffix in config.profiles else (name, None)
 
 
+def _pattern(pattern: str | None) -> str | None:
+    if pattern is not None:
+        try:
+            compiled(pattern)
+        except ValueError as error:
+            raise InvalidRequest(f"answer_pattern {error}", param="apportion.answer_pattern") from None
+    return pattern
+
+
 def _strategy(text: str | None, config: Config) -> StrategySpec | None:
     if text is None or text == "auto":
         return None
@@ -150,6 +162,9 @@ def _strategy(text: str | None, config: Config) -> StrategySpec | None:
         spec = StrategySpec.parse(text)
     except ValueError as error:
         raise InvalidRequest(str(error), param="apportion.strategy") from None
+    if spec.scorer is not None and spec.scorer not in config.scorer_names:
+        known = ", ".join(config.scorer_names)
+        raise InvalidRequest(f"unknown scorer {spec.scorer[:40]!r}: known are {known}", param="apportion.strategy")
     if spec.draws > config.budgets.max_candidates:
         raise InvalidRequest(
             f"{spec} draws {spec.draws} sequences, the operator allows {config.budgets.max_candidates}",

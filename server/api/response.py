@@ -90,6 +90,7 @@ def apportion(
         "actual": {
             "tokens": outcome.completion_tokens,
             "cancelled_tokens": outcome.cancelled_tokens,
+            "scoring_tokens": outcome.scoring_tokens,
             "seconds": round(outcome.seconds, 4),
         },
         "budget": {

@@ -38,6 +38,7 @@ class EngineSettings:
     url: str
     api_key: str | None = None
     max_n: int | None = None
+    logprobs: bool | None = None  # None: by the profile
     connect_timeout: float = 5.0
     first_token_timeout: float = 60.0
     idle_timeout: float = 30.0
@@ -82,6 +83,10 @@ class OpenAIEngine:
     @property
     def context(self) -> int | None:
         return self.profile.context
+
+    @property
+    def logprobs(self) -> bool:
+        return self.profile.logprobs if self._settings.logprobs is None else self._settings.logprobs
 
     async def probe(self) -> EngineProfile:
         """Find out what the engine can do. Raises EngineError when it does not answer."""

@@ -17,6 +17,7 @@ class EngineProfile:
     max_n: int = 16  # choices one call may ask for
     models: tuple[str, ...] = ()
     context: int | None = None  # tokens of one sequence, prompt and completion
+    logprobs: bool = True  # returns them when asked; one that is not known is believed to, and seen not to (best_of_n)
     usage_per_choice: bool = False  # a usage chunk follows each choice's last chunk, and counts that choice only
     stream_options: Mapping[str, Any] = field(default_factory=lambda: {"include_usage": True})
     continuation: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that continue the last message

@@ -11,7 +11,7 @@ import aiohttp
 import httpx
 import orjson
 
-from strategies.scorers.self_certainty import CERTAINTY_TOP
+from strategies.confidence import FLOOR, token_confidence
 from strategies.types import Delta, EngineError, LogprobSummary
 
 _MAX_EVENT_BYTES = 4 * 1024 * 1024  # one server-sent event; a longer one is a broken engine
@@ -129,12 +129,11 @@ def summarise(content: Sequence[Mapping[str, Any]]) -> LogprobSummary:
     total = certainty = 0.0
     certain = 0
     for entry in content:
-        total += max(float(entry["logprob"]), -100.0)  # engines write -9999 or -inf for "impossible"
-        # clients may have asked for more than the scorer
-        top = cast("list[dict[str, Any]]", entry.get("top_logprobs") or [])[:CERTAINTY_TOP]
-        if top:
+        total += max(float(entry["logprob"]), FLOOR)
+        confidence = token_confidence(entry)
+        if confidence is not None:
             certain += 1
-            certainty -= sum(max(float(t["logprob"]), -100.0) for t in top) / len(top)
+            certainty += confidence
     return LogprobSummary(tokens=len(content), total=total, certainty=certainty, certain_tokens=certain)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from strategies.types import Candidate, Query
-
-CERTAINTY_TOP = 5  # top tokens looked at, whatever else was asked of the engine
+from strategies.confidence import CERTAINTY_TOP
+from strategies.types import Candidate, Pace, Query
 
 
 class SelfCertainty:
@@ -18,6 +17,7 @@ class SelfCertainty:
     """
 
     needs_top_logprobs: int | None = CERTAINTY_TOP
+    pace: Pace = "at_once"
 
     async def score(self, query: Query, candidates: Sequence[Candidate]) -> Sequence[float]:
         return [

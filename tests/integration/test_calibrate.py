@@ -42,7 +42,7 @@ async def engine(gateway: Live, recorder: Recorder) -> AsyncGenerator[OpenAIEngi
 
 @pytest.fixture
 def plan(engine: OpenAIEngine) -> Plan:
-    return Plan(samples=4, runs=BEAM, steps=Steps(stop="\n", tokens=24), model=engine.profile.models[0])
+    return Plan(samples=4, runs=BEAM, steps=Steps(stop=("\n",), tokens=24), model=engine.profile.models[0])
 
 
 async def test_an_interrupted_recording_goes_on_where_it_stopped(

@@ -29,9 +29,12 @@ SPECS = [
         "best_of_n@4:self_certainty:weighted",
         "beam_search@2x2",
         "beam_search@3x1:self_certainty",
+        "beam_search@3x2:diverse",
+        "beam_search@2x2:lookahead",
+        "beam_search@2x3:diverse:lookahead",
     )
 ]
-STEPS = Steps(stop="\n\n", tokens=12, max_steps=5)
+STEPS = Steps(stop=("\n\n",), tokens=12, max_steps=5)
 
 PIECES = st.builds(
     Piece,

@@ -76,6 +76,19 @@ def test_the_environment_can_hold_lists_and_profiles() -> None:
     assert config.engine.max_n == 4
 
 
+def test_the_menu_may_name_a_configured_scorer_and_the_environment_may_hold_its_key() -> None:
+    environ = {
+        "APPORTION_SCORERS__MY_PRM__KIND": "process_reward",
+        "APPORTION_SCORERS__MY_PRM__URL": "http://host:1/v1",
+        "APPORTION_SCORERS__MY_PRM__API_KEY": "hush",
+        "APPORTION_MENU": "single, best_of_n@8:my_prm:borda",
+    }
+    config = load_config(None, environ=environ)
+    assert [str(spec) for spec in config.menu] == ["single", "best_of_n@8:my_prm:borda"]
+    assert config.scorer_names[-1] == "my_prm"
+    assert "hush" not in f"{config!r} {config.model_dump_json()}"
+
+
 def test_kubernetes_service_links_are_not_settings() -> None:
     """A Service called apportion must not keep its own pods from starting."""
     links = {
@@ -120,6 +133,25 @@ def test_kubernetes_service_links_are_not_settings() -> None:
         ("budgets: {default_deadline_ms: 30}", "budgets.deadline_margin_ms: leaves nothing"),
         ("default_profile: none", "default_profile: no profile 'none'; accepted: fast, balanced, quality"),
         ("allocator: {predictor: lightgbm}", "allocator.models_dir: needed"),
+        (
+            "menu: [single, 'best_of_n@8:oracle']",
+            "menu: best_of_n@8:oracle: unknown scorer 'oracle': known are mean_lo",
+        ),
+        ("scorers: {a: {}}", "scorers.a.kind: needed; accepted: process_reward, outcome_reward, judge, http, python"),
+        ("scorers: {a: {kind: oracle}}", "scorers.a.kind: 'oracle' is not accepted; accepted: process_reward"),
+        ("scorers: {a: {kind: http}}", "scorers.a.url: needed, because its kind is http"),
+        ("scorers: {a: {kind: python}}", "scorers.a.function: needed, because its kind is python"),
+        ("scorers: {a: {kind: judge, together: true}}", "scorers.a.together: not for the kind judge, which takes url"),
+        ("scorers: {a: {kind: judge, url: 'http://x'}}", "scorers.a.model: needed, because it has a url of its own"),
+        ("scorers: {a: {kind: judge, api_key: hush}}", "scorers.a.api_key: not used without a url"),
+        ("scorers: {a: {kind: http, url: 'http://me:hush@x'}}", "scorers.a.url: takes no user, password"),
+        ("scorers: {a: {kind: http, api_key: [hush]}}", "scorers.a.api_key: what is given is not accepted"),
+        ("scorers: {a: {kind: http, ulr: x}}", "scorers.a.ulr: unknown setting; did you mean scorers.a.url?"),
+        ("scorers: {a: {api_key: hush}}", "scorers.a.kind: needed"),
+        ("scorers: {a: {kind: python, function: none.py:f}}", "scorers.a.function: there is no file none.py"),
+        ("scorers: {a: {kind: python, function: f}}", "scorers.a.function: should be a file and a function in it"),
+        ("scorers: {borda: {kind: judge}}", "scorers.borda: not a name for a scorer"),
+        ("scorers: {self_certainty: {kind: judge}}", "scorers.self_certainty: is built in"),
         ("engine: {url: 'ftp://x'}", "engine.url: should be a URL such as http://127.0.0.1:8001"),
         ("engine: {url: 'http://me:hush@x'}", "engine.url: takes no user, password"),
         ("1: 2", "[1]: Keys should be strings"),
@@ -241,3 +273,27 @@ def test_the_demo_is_embedded_and_trained() -> None:
     assert config.engine.kind == "embedded"
     assert config.allocator.models_dir == Path("configs/models/smollm2-135m")
     assert StrategySpec.parse("beam_search@4x4") in config.menu
+
+
+@pytest.mark.parametrize(
+    ("written", "marks"),
+    [
+        (r'"\n"', ("\n",)),
+        (r'["\n\n", "## Step"]', ("\n\n", "## Step")),
+        ("[]", ()),
+    ],
+)
+def test_a_step_ends_at_one_text_or_any_of_several(tmp_path: Path, written: str, marks: tuple[str, ...]) -> None:
+    file = tmp_path / "steps.yaml"
+    file.write_text(f"strategies: {{beam_step_stop: {written}}}\n")
+    assert load_config(file, environ={}).strategies.beam_step_stop == marks
+    variable = {"APPORTION_STRATEGIES__BEAM_STEP_STOP": "Step, then"}
+    assert load_config(None, environ=variable).strategies.beam_step_stop == ("Step, then",)
+
+
+@pytest.mark.parametrize("written", ["7", '""', '["\\n", ""]', "{}"])
+def test_a_text_that_ends_no_step_is_an_error(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "steps.yaml"
+    file.write_text(f"strategies: {{beam_step_stop: {written}}}\n")
+    with pytest.raises(ConfigError, match=r"strategies.beam_step_stop.*a list of texts"):
+        load_config(file, environ={})

@@ -12,11 +12,11 @@ from router.labels import PoolLabels, label_table
 from router.pools import Pool, Run, Sample
 from router.questions import Question
 from strategies.anytime import run
-from strategies.best_of_n import select
 from strategies.ledger import Ledger
 from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
+from strategies.selection import select
 from strategies.types import Answer, Candidate, LogprobSummary, StrategySpec, Tools
 from strategies.voting import Ballot
 from tests.fakes import FAR, ScriptedEngine, ask, menu_of, says
@@ -99,7 +99,7 @@ async def chosen(samples: Sequence[Sample], spec: StrategySpec) -> float:
     if spec.method == "majority_vote":
         answer = Ballot.of(candidates, form=None).vote()
     else:
-        answer = select(Ballot.of(candidates, form=None), weighted=spec.weighted)
+        answer = select(Ballot.of(candidates, form=None), rule=spec.rule)
     winner = answer.winners[0]
     return samples[winner.index].correct if winner.finished else 0.0
 
@@ -118,6 +118,8 @@ async def expected(pool: Pool, spec: StrategySpec) -> float:
         "majority_vote@3",
         "best_of_n@4",
         "best_of_n@4:weighted",
+        "best_of_n@4:borda",
+        "best_of_n@4:self_certainty:borda",
         "best_of_n@4:self_certainty",
         "best_of_n@4:self_certainty:weighted",
     ],
@@ -228,3 +230,8 @@ def test_a_table_holds_what_each_pool_can_tell() -> None:
     menu = menu_of("single", "majority_vote@3", "majority_vote@6")
     small, large = label_table([random_pool(0, 4), random_pool(1, 8)], menu)
     assert ([str(spec) for spec in small], list(large)) == (["single", "majority_vote@3"], list(menu))
+
+
+async def test_a_pool_does_not_know_what_a_configured_scorer_would_have_said() -> None:
+    assert PoolLabels(pool_of([sample(RIGHT)] * 4)).label(StrategySpec.parse("best_of_n@4:my_prm")) is None
+    assert PoolLabels(pool_of([sample(RIGHT)] * 4)).label(StrategySpec.parse("best_of_n@4:tail_confidence")) is None

@@ -34,3 +34,16 @@ def test_what_can_not_work_on_a_query_is_not_offered(spec: str, fields: dict[str
     told = not_offered(StrategySpec.parse(spec), ask(**fields), max_candidates=16)
     assert why in told
     assert bool(told) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ("best_of_n@4", "mean_logprob needs logprobs, which the engine does not return"),
+        ("beam_search@2x2:self_certainty", "self_certainty needs logprobs, which the engine does not return"),
+        ("best_of_n@4:mine", ""),  # a configured one needs none
+        ("majority_vote@4", ""),
+    ],
+)
+def test_without_logprobs_scorers_that_need_them_are_not_offered(spec: str, why: str) -> None:
+    assert not_offered(StrategySpec.parse(spec), ask(), max_candidates=16, logprobs=False) == why

@@ -6,22 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.types import SCORER_NAMES, Candidate, LogprobSummary, StrategySpec
+from strategies.types import Candidate, LogprobSummary, StrategySpec
+
+SCORERS = ["", ":mean_logprob", ":self_certainty", ":my_prm-2"]
 
 WRITTEN = st.one_of(
     st.just("single"),
     st.integers(1, 1024).map(lambda n: f"majority_vote@{n}"),
     st.builds(
-        lambda n, scorer, weighted: f"best_of_n@{n}{scorer}{weighted}",
+        lambda n, scorer, rule: f"best_of_n@{n}{scorer}{rule}",
         st.integers(1, 1024),
-        st.sampled_from(["", *(f":{name}" for name in SCORER_NAMES)]),
-        st.sampled_from(["", ":weighted"]),
+        st.sampled_from(SCORERS),
+        st.sampled_from(["", ":naive", ":weighted", ":borda"]),
     ),
     st.builds(
-        lambda width, expansion, scorer: f"beam_search@{width}x{expansion}{scorer}",
+        lambda width, expansion, scorer, shape: f"beam_search@{width}x{expansion}{scorer}{shape}",
         st.integers(1, 32),
         st.integers(1, 32),
-        st.sampled_from(["", *(f":{name}" for name in SCORER_NAMES)]),
+        st.sampled_from(SCORERS),
+        st.sampled_from(["", ":diverse", ":lookahead", ":diverse:lookahead", ":lookahead:diverse"]),
     ),
 )
 
@@ -35,8 +38,12 @@ WRITTEN = st.one_of(
         "best_of_n@8:weighted",
         "best_of_n@8:self_certainty",
         "best_of_n@8:self_certainty:weighted",
+        "best_of_n@8:self_certainty:borda",
+        "best_of_n@8:my_prm-2:weighted",
         "beam_search@4x2",
         "beam_search@4x4:self_certainty",
+        "beam_search@4x4:diverse",
+        "beam_search@4x4:my_prm-2:diverse:lookahead",
     ],
 )
 def test_prints_as_it_was_written(text: str) -> None:
@@ -51,7 +58,8 @@ def test_what_is_printed_is_read_back_as_the_same(text: str) -> None:
 
 
 @given(
-    text=st.text(max_size=30) | st.from_regex(r"[a-z_]{1,14}@?[0-9]{0,5}x?[0-9]{0,5}:?[a-z_:]{0,20}", fullmatch=True)
+    text=st.text(max_size=30)
+    | st.from_regex(r"[a-z_]{1,14}@?[0-9]{0,5}x?[0-9]{0,5}:?[a-z0-9_:-]{0,20}", fullmatch=True)
 )
 def test_any_other_text_is_a_value_error(text: str) -> None:
     """No text makes it raise anything else, and whatever is read can be printed and read again."""
@@ -82,11 +90,14 @@ def test_spellings_of_one_strategy_are_equal() -> None:
         ("majority_vote@8:self_certainty", "options are"),
         ("best_of_n@0", "at least 1"),
         ("best_of_n@2000", "at most 1024"),
-        ("best_of_n@8:oracle", "unknown scorer 'oracle'"),
+        ("best_of_n@8:weighted:borda", "options are"),
+        ("majority_vote@8:borda", "options are"),
         ("best_of_n@8:mean_logprob:self_certainty", "options are"),
         ("beam_search@4", "width x expansion"),
         ("beam_search@40x40", "at most 1024"),
         ("beam_search@4x4:weighted", "options are"),
+        ("best_of_n@4:diverse", "options are"),
+        ("majority_vote@4:lookahead", "options are"),
         ("guess@4", "unknown method 'guess'"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Algebra in a process of its own: whether two answers are equal in spite of their spelling."""

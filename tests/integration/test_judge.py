@@ -1,0 +1,71 @@
+"""The real engine as the judge of its own answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import ROOT, Live, await_ready, free_port
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def judged(gateway: Live, tmp_path: Path) -> Generator[str, None, None]:
+    """A second gateway in front of the same engine, with a judge configured; its address."""
+    config, log = tmp_path / "judge.yaml", tmp_path / "stderr.log"
+    config.write_text(
+        f"engine: {{url: '{gateway.engine_url}'}}\n"
+        "scorers:\n"
+        "  pointwise: {kind: judge, max_tokens: 24}\n"
+        "  pairwise: {kind: judge, compare: pairwise, max_tokens: 24}\n"
+    )
+    port = free_port()
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "server", "serve", "-c", str(config), "--port", str(port)],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("APPORTION_")},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await_ready(process, url, log)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    assert "Traceback" not in log.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("compare", ["pointwise", "pairwise"])
+def test_the_engine_judges_its_own_answers_within_the_budget(judged: str, compare: str) -> None:
+    """A small model is a poor judge: shown is that it is asked, read, paid for and bounded, not that it helps."""
+    asked = {
+        "messages": [{"role": "user", "content": "7 + 5 = ? Answer with the number."}],
+        "max_tokens": 24,
+        "apportion": {
+            "strategy": f"best_of_n@3:{compare}",
+            "max_total_tokens": 200,
+            "include": ["candidates"],
+        },
+    }
+    reply = httpx.post(f"{judged}/v1/chat/completions", json=asked, timeout=120, trust_env=False).raise_for_status()
+    body = reply.json()
+    own, drawn = body["apportion"], body["apportion"]["candidates"]["list"]
+    voters = sum(each["finish_reason"] == "stop" for each in drawn)
+    spent = body["usage"]["completion_tokens"]
+    assert spent == own["actual"]["tokens"] <= 200
+    assert own["actual"]["scoring_tokens"] == spent - sum(each["tokens"] for each in drawn)
+    if compare == "pointwise" and voters:
+        assert own["actual"]["scoring_tokens"] > 0
+        assert any(each["score"] is not None for each in drawn) or "no opinion" in own["note"]
+    assert all(each["score"] is None or 0 <= each["score"] <= 1 for each in drawn)
