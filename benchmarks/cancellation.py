@@ -107,6 +107,7 @@ async def measure(times: int) -> dict[str, list[float]]:
                     await asyncio.sleep(0.002)
                 if happened:
                     found.setdefault(name, []).append((time.monotonic() - since) * 1000)
+                    print(name, f"{found[name][-1]:.0f} ms", file=sys.stderr)
     return found
 
 
