@@ -34,7 +34,8 @@ PORT = 18099
 
 
 async def leave_stream(client: httpx.AsyncClient) -> bool:
-    async with client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as response:
+    body = {**LONG, "stream": True, "apportion": {"strategy": "single"}}  # others say nothing until they have chosen
+    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         seen = 0
         async for _ in response.aiter_lines():
             seen += 1

@@ -35,7 +35,7 @@ def wave_size(n: int, *, tokens: float, seconds: float, prices: Prices, threshol
     return min([*sizes, n], key=lambda size: (price(size), -size))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8192)
 def expected_waves(n: int, size: int, threshold: float) -> tuple[float, float]:
     """Samples and waves that a vote of n is expected to take when drawn `size` at a time, until it is settled.
 
@@ -64,6 +64,7 @@ def expected_waves(n: int, size: int, threshold: float) -> tuple[float, float]:
     return samples, waves
 
 
+@lru_cache(maxsize=512)
 def _settled_by_posterior(n: int, threshold: float) -> NDArray[np.bool_]:
     """Where the leader of (first, second) counts is sure enough; shape (n + 1, n + 1)."""
     enough = np.full(n + 1, n + 1)  # by the trailing count: the leading count that settles

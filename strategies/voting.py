@@ -110,7 +110,8 @@ class Ballot:
         """Majority vote: the largest group's best member first. Of open texts, no two of which are equal, the one most
         like the others."""
         groups = self.groups
-        if len(self._texts) > 2 and len(groups) == len(self._texts):
+        voters = sum(len(each.members) for each in groups)
+        if len(self._texts) > 2 and len(groups) == len(self._texts) == voters:
             return self._consensus(answers)
         return self.elect(rank(groups, self.candidates), answers=answers)
 

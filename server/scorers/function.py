@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from strategies.types import Candidate, Pace, Query, ScorerError
 
 _WORKER = Path(__file__).with_name("function_worker.py")
 _MAX_LINE = 1024 * 1024  # of an answer
+_OURS = "APPORTION_"  # variables that may hold keys, which the user's code has no use for
 
 
 class Function:
@@ -74,6 +77,8 @@ class Function:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_MAX_LINE,
+                start_new_session=True,  # ended as a group, with what the user's code started
+                env={name: value for name, value in os.environ.items() if not name.startswith(_OURS)},  # no keys
             )
         except OSError as error:
             raise ScorerError(f"its process can't be started: {type(error).__name__}") from error
@@ -82,7 +87,10 @@ class Function:
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
         if process.stdin is not None:
             process.stdin.close()
         await process.wait()

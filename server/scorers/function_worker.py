@@ -38,7 +38,7 @@ def main() -> None:
         function = _load(path, name)
     except BaseException as error:  # noqa: BLE001 - told to the gateway with the first question
         problem = f"its file can't be loaded: {_where(error, path)}"
-    for line in sys.stdin:
+    for line in sys.stdin.buffer:  # bytes, whatever the locale's encoding is
         try:
             asked = json.loads(line)
             if function is None:

@@ -21,7 +21,10 @@ import stamina
 from server.app import create_app
 from server.config import Config
 from server.gateway import Gateway
+from server.scorers.function import Function
+from strategies.types import Candidate
 from tests.fake_engine import Exchange, FakeEngine, Request, drops, hangs, running, script_of, until, within, words
+from tests.fakes import ask
 
 pytestmark = pytest.mark.anyio
 
@@ -509,3 +512,34 @@ async def test_without_logprobs_strategies_that_need_them_are_not_offered_and_th
                 named = (await asked.chat("best_of_n@8:self_certainty")).json()["apportion"]
                 assert named["strategy"] == "single"
                 assert "self_certainty needs logprobs" in named["reason"]
+
+
+async def test_a_function_of_the_users_sees_no_key_and_leaves_nothing_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it started itself ends with it, when its time is over."""
+    monkeypatch.setenv("APPORTION_ENGINE__API_KEY", "secret")
+    mark = tmp_path / "pid"
+    verifier = tmp_path / "verify.py"
+    verifier.write_text(
+        "import os, subprocess\n"
+        "def score(messages, candidates):\n"
+        "    assert not [name for name in os.environ if name.startswith('APPORTION_')]\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        f"    open({str(mark)!r}, 'w').write(str(child.pid))\n"
+        "    child.wait()\n"
+    )
+    function = Function(f"{verifier}:score", together=False, processes=1)
+    scoring = asyncio.create_task(function.score(ask(), [Candidate(index=0, text="7", tokens=1, finish_reason="stop")]))
+    await until(lambda: scoring.done() or (mark.exists() and bool(mark.read_text())), "the start of the child")
+    assert not scoring.done(), scoring.result()
+    scoring.cancel()
+    await asyncio.gather(scoring, return_exceptions=True)
+    await until(lambda: _ended(mark.read_text()), "the end of the child")
+    await function.aclose()
+
+
+def _ended(pid: str) -> bool:
+    """Gone, or a zombie that nobody has read the end of."""
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().split()[2] == "Z"

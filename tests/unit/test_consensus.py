@@ -86,6 +86,12 @@ def test_names_are_equal_or_not_and_never_compared_by_likeness() -> None:
     assert (answer.winners[0].text, answer.note) == ("Oslo", "")
 
 
+def test_two_equal_texts_are_a_majority_beside_an_answer_that_is_no_text_too() -> None:
+    """Five texts, two of them equal, and one number: as many different answers as texts, and a leader all the same."""
+    answer = cast(ODD, *LIKE, ODD, "\\boxed{5}").vote()
+    assert (answer.winners[0].text, answer.note) == (ODD, "")
+
+
 def test_answers_that_are_no_text_are_never_compared_by_likeness() -> None:
     assert not cast("\\boxed{1}", "\\boxed{2}", "\\boxed{3}").vote().note
 
