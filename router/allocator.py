@@ -23,17 +23,14 @@ class Allocator:
     default_max_tokens: int
     logprobs: Callable[[], bool] = lambda: True  # whether the engine returns them, as far as is known by now
 
-    def allocate(self, query: Query, menu: Sequence[StrategySpec], load: Load, *, now: float) -> Allocation:
-        """Raises BudgetInfeasible for a strict budget that nothing fits.
-
-        Where neither the menu nor the strategy asked for can be offered, it is `single`, and the reason says so.
-        """
-        return self.explain(query, menu, load, now=now)[1]
-
     def explain(
         self, query: Query, menu: Sequence[StrategySpec], load: Load, *, now: float
     ) -> tuple[Features, Allocation]:
-        """The same, with the features it was decided on."""
+        """The features of the query, and the decision made on them.
+
+        Where neither the menu nor the strategy asked for can be offered, it is `single`, and the reason says so. Raises
+        BudgetInfeasible for a strict budget that nothing fits.
+        """
         features = extract(query)
         asked = query.requested
         specs = list(menu) if asked is None or asked in menu else [*menu, asked]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.pools import Pool
-from strategies.stopping import cannot_change, lead_posterior
+from strategies.stopping import settled
 from strategies.types import StrategySpec
 
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ class Label:
 
 @lru_cache(maxsize=4096)
 def _settled(leader: int, second: int, outstanding: int, threshold: float) -> bool:
-    return cannot_change((leader, second), outstanding) or lead_posterior(leader, second) >= threshold
+    return settled((leader, second), outstanding, threshold)
 
 
 class PoolLabels:

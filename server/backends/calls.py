@@ -23,8 +23,12 @@ class CallStats:
     longest: int  # tokens of its longest sequence
     held_seconds: float  # of `seconds`: spent waiting for whoever reads the pieces
     continued: bool  # it went on with a text, whose beginning the engine may have in its cache
-    completed: bool  # ended by itself, not cancelled and not failed
     status: str  # "ok", "cancelled", "error"
+
+    @property
+    def completed(self) -> bool:
+        """Ended by itself, not cancelled and not failed."""
+        return self.status == "ok"
 
 
 class Meter:
@@ -67,6 +71,5 @@ class Meter:
             longest=max(self.counts.values(), default=0),
             held_seconds=self.held_seconds,
             continued=self.continued,
-            completed=self.status == "ok",
             status=self.status,
         )

@@ -49,7 +49,7 @@ def allocate(
         max_candidates=16,
         default_max_tokens=300,
     )
-    return allocator.allocate(query, menu, Load(), now=0.0)
+    return allocator.explain(query, menu, Load(), now=0.0)[1]
 
 
 def small(tokens: int, *, strict: bool = False) -> Budget:
