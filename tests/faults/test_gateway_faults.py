@@ -56,6 +56,7 @@ STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "str
 SEVEN = words("\\boxed{7}")
 EIGHT = words("\\boxed{8}")
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, but httpx would read all certificates for every client
+NO_ALGEBRA = {"maths": "never"}  # its process takes longer to start than most tests here
 NEVER = 5.0  # seconds: far more than a cut at 0.5 s takes, far less than the engine's time-outs
 
 
@@ -125,7 +126,8 @@ def body(strategy: str = "single", *, content: str = "How much is 3 + 4?", **fie
 @asynccontextmanager
 async def serving(url: str, *, ready: bool = True, **sections: Mapping[str, Any]) -> AsyncGenerator[Served, None]:
     """A gateway for an engine; sections: of the configuration."""
-    config = Config.model_validate({**sections, "engine": {"url": url, **sections.get("engine", {})}})
+    engine = {"url": url, **sections.get("engine", {})}
+    config = Config.model_validate({"answers": NO_ALGEBRA, **sections, "engine": engine})
     app = create_app(config)
     server = _Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None, access_log=False))
     task = asyncio.create_task(server.serve())

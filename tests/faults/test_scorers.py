@@ -28,6 +28,7 @@ from tests.fakes import ask
 
 pytestmark = pytest.mark.anyio
 
+NO_ALGEBRA = {"answers": {"maths": "never"}}  # its process takes longer to start than most tests here
 # two of three say 8, so that a scorer which prefers 7 is seen to have decided
 THREE = script_of(words("First \\boxed{8}"), words("Second \\boxed{7}"), words("Third \\boxed{8}"))
 
@@ -93,7 +94,7 @@ class Asked:
 @asynccontextmanager
 async def serving(engine: FakeEngine, **scorer: Any) -> AsyncGenerator[Asked, None]:
     """With one configured scorer, `mine`."""
-    config = Config.model_validate({"engine": {"url": engine.url}, "scorers": {"mine": scorer}})
+    config = Config.model_validate({**NO_ALGEBRA, "engine": {"url": engine.url}, "scorers": {"mine": scorer}})
     app = create_app(config)
     async with app.router.lifespan_context(app):
         gateway = cast("Gateway", app.state.gateway)
@@ -498,7 +499,7 @@ async def test_an_unknown_scorer_is_a_400_that_names_the_known_ones() -> None:
 
 async def test_without_logprobs_strategies_that_need_them_are_not_offered_and_the_table_says_why() -> None:
     async with running() as engine:
-        config = Config.model_validate({"engine": {"url": engine.url, "logprobs": "never"}})
+        config = Config.model_validate({**NO_ALGEBRA, "engine": {"url": engine.url, "logprobs": "never"}})
         app = create_app(config)
         async with app.router.lifespan_context(app):
             gateway = cast("Gateway", app.state.gateway)
