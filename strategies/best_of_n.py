@@ -8,8 +8,9 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from strategies.answers import expected_form
+from strategies.draws import Draws
 from strategies.selection import select
-from strategies.types import Answer, Candidate, EngineError, Publish, Query, ScorerError, StrategySpec, Tools
+from strategies.types import Answer, Candidate, Publish, Query, ScorerError, StrategySpec, Tools
 from strategies.voting import Ballot
 
 _INSTEAD = "so the majority vote decided"
@@ -23,14 +24,14 @@ async def best_of_n(query: Query, spec: StrategySpec, tools: Tools, publish: Pub
     scoring = _Scoring(query, spec, tools, publish)
     top_logprobs = tools.scorer.needs_top_logprobs if tools.scorer is not None else None
     try:
-        try:
-            async with aclosing(tools.sampler.draw(query, n=spec.n, top_logprobs=top_logprobs)) as stream:
-                async for candidate in stream:
-                    await scoring.add(candidate)
-        except EngineError:
-            await scoring.finish()  # what had been drawn before is ranked all the same
-            raise
-        return await scoring.finish()
+        async with aclosing(Draws(query, tools, top_logprobs=top_logprobs)) as draws:
+            draws.start(spec.n)
+            while (drawn := await draws.next()) is not None:
+                await scoring.add(drawn.candidate)
+        answer = await scoring.finish()  # what came before a failure is ranked all the same
+        if draws.failure is not None:
+            raise draws.failure
+        return answer
     finally:
         await scoring.cancel()
 

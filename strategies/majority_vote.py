@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 from dataclasses import replace
 
 from strategies.answers import expected_form
 from strategies.draws import Draws
 from strategies.stopping import settled
-from strategies.types import Answer, Candidate, EngineError, Publish, Query, StrategySpec, Tools
+from strategies.types import Answer, Publish, Query, StrategySpec, Tools
 from strategies.voting import Ballot
 
 _PATIENCE = 2.0  # a wave's last candidates may take this many times as long as its first half did
@@ -17,53 +18,33 @@ _PATIENCE = 2.0  # a wave's last candidates may take this many times as long as 
 async def majority_vote(query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer:
     """Draw n candidates in waves, count each as it ends, and stop what is left of them once the vote is settled.
 
-    The next wave starts when the one before has ended, or has only stragglers left. Candidates that a failing call has
-    lost are drawn again, once. When time gets short, everything that is left is drawn at once: another wave after this
-    one would come too late.
+    The next wave starts when the one before has ended, or has only stragglers left. When time gets short, everything
+    that is left is drawn at once: another wave after this one would come too late.
     """
-    draws = Draws(query, tools)
-    try:
-        return await _vote(query, spec, tools, publish, draws)
-    finally:
-        await draws.close()
-
-
-async def _vote(query: Query, spec: StrategySpec, tools: Tools, publish: Publish, draws: Draws) -> Answer:
     ballot = Ballot(form=expected_form(query))
     answer = Answer(winners=())
-    wave, to_ask, replaced = tools.wave or spec.n, spec.n, False
-    failure: Exception | None = None
-    while True:
-        asked = min(wave, to_ask)
-        to_ask -= asked
-        draws.start(asked)
-        started, came, until = time.monotonic(), 0, None
-        while draws.open:
-            event = await draws.next(until=until if to_ask else None)
-            if event is None:
-                break  # stragglers
-            if isinstance(event, Candidate):
-                came += 1
-                ballot.cast(event)
+    size, to_ask = tools.wave or spec.n, spec.n
+    async with aclosing(Draws(query, tools)) as draws:
+        while to_ask and not draws.short:
+            asked = min(size, to_ask)
+            to_ask -= asked
+            wave, started, came, until = draws.start(asked), time.monotonic(), 0, None
+            while (drawn := await draws.next(until=until if to_ask else None)) is not None:
+                ballot.cast(drawn.candidate)
                 await ballot.reconcile(tools.equivalence)
                 answer = ballot.vote(answers=query.answers)
                 publish(answer)
                 if _is_settled(answer, spec.n - answer.candidates, query, tools):
                     return replace(answer, cut_short="consensus")
-                if until is None and came >= (asked + 1) // 2:
+                came += drawn.wave == wave  # a straggler of an earlier one says nothing of how far this one is
+                if came == asked:
+                    until = started
+                elif until is None and came >= (asked + 1) // 2:
                     until = started + _PATIENCE * (time.monotonic() - started)
-            elif event.error is None:
-                to_ask = 0 if event.missing else to_ask  # the token budget allows no more
-            elif isinstance(event.error, EngineError) and ballot.candidates and not replaced:
-                replaced, to_ask = True, to_ask + event.missing
-            else:
-                failure = failure or event.error
-        if not to_ask or failure is not None:
-            break
-        if query.budget.deadline - time.monotonic() < 2 * (time.monotonic() - started):
-            wave = to_ask
-    if failure is not None:
-        raise failure
+            if query.budget.deadline - time.monotonic() < 2 * (time.monotonic() - started):
+                size = to_ask
+    if draws.failure is not None:
+        raise draws.failure
     return answer
 
 

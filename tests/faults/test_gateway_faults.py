@@ -194,12 +194,15 @@ def free_port() -> int:
 
 
 @STREAMED
-@pytest.mark.parametrize("strategy", ["single", "majority_vote@4"])
+@pytest.mark.parametrize("strategy", ["single", "majority_vote@4", "best_of_n@4"])
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 500, 501])
 async def test_the_engines_refusal_is_the_clients_with_its_own_words(
     status: int, strategy: str, streamed: bool
 ) -> None:
-    """Status, message, type and param, streamed requests too: their response has not begun. Asked once."""
+    """Status, message, type and param, streamed requests too: their response has not begun.
+
+    Asked once; only what the engine failed at, and did not refuse, several candidates are asked for a second time.
+    """
     refused = refuses(status, vllm_error(status, "not like that", "SomeError", "messages"))
     async with running(act=refused) as engine, serving(engine.url) as served:
         response = await served.chat(strategy, stream=streamed)
@@ -210,7 +213,7 @@ async def test_the_engines_refusal_is_the_clients_with_its_own_words(
             "param": "messages",
             "code": None,
         }
-        assert len(engine.requests) == 1
+        assert len(engine.requests) == (2 if status >= 500 and strategy != "single" else 1)
 
 
 @STREAMED
@@ -290,7 +293,7 @@ async def test_an_engine_that_never_begins_is_a_504_after_its_time(act: Act, str
 async def test_a_failure_after_the_first_answer_returns_that_answer(dialect: Dialect, strategy: str) -> None:
     """One of four has ended when the connection breaks: 200, that one, and `engine_error` says why no more.
 
-    A vote asks for the lost ones once more, and that call fails too.
+    The lost ones are asked for once more, and that call fails too.
     """
     never = asyncio.Event()
     rest = [endless("Once upon", after=never)] * 3
@@ -302,17 +305,18 @@ async def test_a_failure_after_the_first_answer_returns_that_answer(dialect: Dia
         assert cut_of(response) == "engine_error"
         assert response.json()["choices"][0]["finish_reason"] == "stop"
         assert response.json()["apportion"]["candidates"] == {"drawn": 4, "finished": 1}
-        assert len(engine.requests) == (2 if strategy == "majority_vote@4" else 1)
+        assert len(engine.requests) == 2
 
 
 @DIALECTS
-async def test_candidates_that_a_broken_connection_lost_are_drawn_again(dialect: Dialect) -> None:
+@pytest.mark.parametrize("strategy", ["majority_vote@4", "best_of_n@4:weighted"])
+async def test_candidates_that_a_broken_connection_lost_are_drawn_again(dialect: Dialect, strategy: str) -> None:
     never = asyncio.Event()
     rest = [endless("Once upon", after=never)] * 3
     first = 4 + 4 + (2 if dialect is LLAMA_CPP else 1)
     async with running(dialect, script_of(EIGHT)) as engine, serving(engine.url) as served:
         engine.acts.append(streams(SEVEN, *rest, events=first, then=drops))
-        response = await served.chat("majority_vote@4", apportion={"include": ["candidates"]})
+        response = await served.chat(strategy, apportion={"include": ["candidates"]})
         assert (answer_of(response), cut_of(response)) == ("\\boxed{8}", None)
         assert response.json()["apportion"]["votes"] == {"8": 3, "7": 1}
         assert [request.body.get("n") for request in engine.requests] == [4, 3]
@@ -343,7 +347,7 @@ async def test_one_failed_call_of_several_takes_none_of_the_others_with_it(fault
     go = asyncio.Event()
     slow = streams(words("It is \\boxed{7}"), words("I say \\boxed{7}", after=go))
     async with running(LLAMA_CPP) as engine, serving(engine.url, engine={"max_n": 2}) as served:
-        engine.acts.extend([slow, fault] if strategy == "best_of_n@4" else [fault, slow, fault])  # lost ones: once more
+        engine.acts.extend([fault, slow, fault])  # the lost ones are asked for once more
         asking = asyncio.create_task(served.chat(strategy))
         await engine.asked(2)
         await until(lambda: engine.busy == 1, "the end of the failing call")
@@ -356,11 +360,12 @@ async def test_one_failed_call_of_several_takes_none_of_the_others_with_it(fault
 
 
 async def test_when_every_call_fails_the_request_fails_with_the_engines_status() -> None:
+    """Two calls for four candidates, and two more for what they lost."""
     async with running(LLAMA_CPP, act=refuses(500)) as engine, serving(engine.url, engine={"max_n": 2}) as served:
         response = await served.chat("majority_vote@4")
         assert response.status_code == 500
         assert error_of(response)["message"] == "scripted 500"
-        assert len(engine.requests) == 2
+        assert len(engine.requests) == 4
 
 
 async def test_a_failed_step_of_a_beam_search_leaves_the_other_beams() -> None:

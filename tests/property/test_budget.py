@@ -108,6 +108,34 @@ async def test_no_fault_breaks_the_budget_or_leaves_work_on_the_engine(
 
 
 @given(
+    method=st.sampled_from(["majority_vote", "best_of_n"]),
+    lost=st.integers(0, 5),
+    after=st.integers(0, 4),
+    wave=st.integers(1, 6),
+    max_n=st.sampled_from([1, 2, 64]),
+)
+@settings(max_examples=60)
+async def test_no_single_failure_costs_a_request_any_of_its_candidates(
+    method: str, lost: int, after: int, wave: int, max_n: int
+) -> None:
+    """Wherever it comes, and whatever had come before it."""
+
+    def script(call: Call, number: int) -> Choice:
+        drawn = call.seed_offset + number
+        if drawn == lost:
+            return Choice(pieces=[Piece()] * after, fails=True)
+        return Choice(pieces=[Piece(text=f"\\boxed{{{drawn}}}")])
+
+    engine = ScriptedEngine(script, max_n=max_n)
+    spec = StrategySpec.parse(f"{method}@6")
+    sampler = MeteredSampler(engine, Ledger(10_000), default_max_tokens=40)
+    tools = Tools(sampler=sampler, scorer=SCORERS[spec.scorer] if spec.scorer else None, wave=wave)
+    answer = await run(strategies(STEPS)[spec.method], ask(), spec, tools, sampler, deadline=FAR)
+    assert (answer.candidates, len(answer.votes), answer.cut_short) == (6, 6, None)
+    assert engine.opened == engine.closed
+
+
+@given(
     lengths=st.lists(st.integers(1, 30), min_size=6, max_size=6),
     capacity=st.integers(1, 150),
     max_n=st.sampled_from([1, 4, 64]),

@@ -222,9 +222,29 @@ async def test_scores_are_cancelled_with_the_request(pace: Pace) -> None:
 
 
 async def test_what_was_drawn_before_the_engine_failed_is_scored_all_the_same() -> None:
-    engine = ScriptedEngine([says("\\boxed{7}"), says("\\boxed{8}"), Choice(pieces=[Piece()] * 5, fails=True)])
+    lost = Choice(pieces=[Piece()] * 5, fails=True)
+    engine = ScriptedEngine([says("\\boxed{7}"), says("\\boxed{8}"), lost, lost])
     answer = await play(Slow(opinion=known), engine)
     assert (answer.winners[0].text, answer.cut_short, answer.note) == ("\\boxed{8}", "engine_error", "scripted failure")
+
+
+@pytest.mark.parametrize("pace", ["at_once", "each", "together"])
+async def test_candidates_drawn_in_the_place_of_lost_ones_are_ranked_with_the_others(pace: Pace) -> None:
+    """And no score is asked for twice."""
+    scorer = Slow(opinion=known, pace=pace)
+    lost = Choice(pieces=[Piece()] * 5, fails=True)
+    engine = ScriptedEngine([says("\\boxed{7}"), says("\\boxed{7}"), lost, says("\\boxed{8}")])
+    answer = await play(scorer, engine)
+    assert (answer.winners[0].text, answer.cut_short, answer.scores) == ("\\boxed{8}", None, {0: 0.2, 1: 0.2, 3: 0.9})
+    assert [text for texts in scorer.asked for text in texts] == ["\\boxed{7}", "\\boxed{7}", "\\boxed{8}"]
+
+
+@pytest.mark.parametrize("top", [0, 5])
+async def test_the_logprobs_that_a_scorer_needs_are_asked_for_with_replacements_too(top: int) -> None:
+    lost = Choice(pieces=[Piece()] * 5, fails=True)
+    engine = ScriptedEngine([says("\\boxed{7}"), lost, says("\\boxed{8}")], max_n=1)
+    await play(TextScorer(scores=SCORES, needs_top_logprobs=top), engine, written="best_of_n@2")
+    assert [call.top_logprobs for call in engine.calls] == [top] * 3
 
 
 # --- the guard

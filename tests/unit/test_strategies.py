@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from strategies.types import (
     Tools,
 )
 from strategies.voting import Ballot
-from tests.fakes import FAR, Choice, Piece, ScriptedEngine, TextScorer, ask, says
+from tests.fakes import FAR, Call, Choice, Piece, ScriptedEngine, TextScorer, ask, says
 
 pytestmark = pytest.mark.anyio
 
@@ -248,20 +249,24 @@ async def test_a_straggler_does_not_hold_up_the_next_wave() -> None:
     assert (answer.votes, answer.cut_short) == ({"7": 4}, "consensus")
 
 
-async def test_a_lone_call_that_fails_after_others_did_not_is_replaced_once_only() -> None:
-    lost = Choice(pieces=[Piece()] * 3, fails=True)
-    engine = ScriptedEngine([says("1"), lost, lost], max_n=1)
-    answer = await Played("majority_vote@2", engine).run()
-    assert (answer.votes, answer.cut_short) == ({"1": 1}, "engine_error")
-    assert len(engine.calls) == 3
+async def test_a_straggler_of_an_earlier_wave_does_not_count_for_the_next() -> None:
+    """It comes beside the first of the second wave, whose half comes later: only then may the third wave go out."""
+    late, half = asyncio.Event(), asyncio.Event()
+    went_out: list[bool] = []
 
+    def script(call: Call, number: int) -> Choice:
+        if (call.seed_offset, number) == (3, 0):
+            late.set()
+            asyncio.get_running_loop().call_later(0.03, half.set)
+        if (call.seed_offset, number) == (6, 0):
+            went_out.append(half.is_set())
+        waits_for = {2: late, 4: half, 5: half}.get(call.seed_offset + number)
+        return says(str(call.seed_offset + number), after=waits_for)
 
-async def test_candidates_that_a_failing_call_lost_are_drawn_again_once() -> None:
-    lost = Choice(pieces=[Piece()] * 3, fails=True)
-    engine = ScriptedEngine([says("1"), lost, says("2"), says("3")], max_n=1)
-    answer = await Played("majority_vote@3", engine).run()
-    assert (answer.votes, answer.cut_short) == ({"1": 1, "2": 1, "3": 1}, None)
-    assert engine.calls[-1].seed_offset == 3
+    engine = ScriptedEngine(script)
+    answer = await Played("majority_vote@9", engine, wave=3).run()
+    assert [call.n for call in engine.calls] == [3, 3, 3]
+    assert (answer.candidates, went_out) == (9, [True])
 
 
 async def test_blank_and_cut_candidates_never_vote() -> None:
@@ -300,6 +305,92 @@ async def test_a_letter_is_voted_on_where_the_question_offers_letters() -> None:
 def test_the_order_of_arrival_makes_no_difference_to_a_vote() -> None:
     drawn = [Candidate(index=i, text=t, tokens=1, finish_reason="stop") for i, t in enumerate(["8", "7", "7", "8", ""])]
     assert Ballot.of(drawn, form=None).vote() == Ballot.of(drawn[::-1], form=None).vote()
+
+
+# --- candidates that a failing call has lost
+
+LOST = Choice(pieces=[Piece()] * 3, fails=True)
+REDRAWING = pytest.mark.parametrize("method", ["majority_vote", "best_of_n"])
+
+
+@REDRAWING
+async def test_lost_candidates_are_drawn_again(method: str) -> None:
+    engine = ScriptedEngine([says("1"), LOST, says("2"), says("3")], max_n=1)
+    answer = await Played(f"{method}@3", engine).run()
+    assert (answer.votes, answer.cut_short) == ({"1": 1, "2": 1, "3": 1}, None)
+    assert engine.calls[-1].seed_offset == 3
+
+
+@REDRAWING
+async def test_lost_candidates_are_drawn_again_although_no_other_has_come(method: str) -> None:
+    engine = ScriptedEngine([LOST, LOST, says("1"), says("2")])
+    answer = await Played(f"{method}@2", engine).run()
+    assert (answer.votes, answer.cut_short) == ({"1": 1, "2": 1}, None)
+    assert [call.n for call in engine.calls] == [2, 2]
+
+
+async def test_a_first_wave_that_fails_does_not_fail_the_vote() -> None:
+    engine = ScriptedEngine([LOST, LOST, *[says(str(i)) for i in range(4)]])
+    answer = await Played("majority_vote@4", engine, wave=2).run()
+    assert (answer.candidates, answer.cut_short) == (4, None)
+    assert [(call.n, call.seed_offset) for call in engine.calls] == [(2, 0), (2, 2), (2, 4)]
+
+
+@REDRAWING
+async def test_lost_candidates_are_drawn_again_once_only(method: str) -> None:
+    engine = ScriptedEngine([says("1"), LOST, LOST], max_n=1)
+    answer = await Played(f"{method}@2", engine).run()
+    assert (answer.votes, answer.cut_short, answer.note) == ({"1": 1}, "engine_error", "scripted failure")
+    assert len(engine.calls) == 3
+
+
+@REDRAWING
+async def test_lost_candidates_are_drawn_again_within_the_token_budget_only(method: str) -> None:
+    """What is left of it after the loss is none."""
+    engine = ScriptedEngine([says("1", tokens=20), LOST], max_n=1)
+    played = Played(f"{method}@2", engine, ask(max_tokens=20), capacity=40)
+    answer = await played.run()
+    assert (answer.votes, answer.cut_short, answer.note) == ({"1": 1}, "engine_error", "scripted failure")
+    assert len(engine.calls) == 2
+
+
+@REDRAWING
+async def test_a_failure_that_the_budget_can_not_make_good_is_the_requests_error(method: str) -> None:
+    """Not the budget's end, which is only why nothing was tried again."""
+    engine = ScriptedEngine([Choice(pieces=[], fails=True)] * 2)
+    with pytest.raises(EngineError, match="scripted failure"):
+        await Played(f"{method}@2", engine, ask(max_tokens=20), capacity=40).run()
+    assert len(engine.calls) == 1
+
+
+@REDRAWING
+@pytest.mark.parametrize(("status", "calls"), [(400, 1), (429, 1), (500, 2), (503, 2)])
+async def test_what_the_engine_refuses_is_not_asked_again(method: str, status: int, calls: int) -> None:
+    def refuse(call: Call, number: int) -> Choice:
+        raise EngineError("scripted refusal", status=status)
+
+    engine = ScriptedEngine(refuse)
+    with pytest.raises(EngineError, match="scripted refusal"):
+        await Played(f"{method}@4", engine).run()
+    assert len(engine.calls) == calls
+
+
+class BreaksOff(ScriptedEngine):
+    """Fails where it should end its stream."""
+
+    async def sample(self, query: Query, *, n: int, **how: Any) -> AsyncGenerator[Delta, None]:
+        async with aclosing(super().sample(query, n=n, **how)) as stream:
+            async for delta in stream:
+                yield delta
+        raise EngineError("broke off")
+
+
+@REDRAWING
+async def test_a_failure_after_the_last_candidate_has_lost_nothing(method: str) -> None:
+    engine = BreaksOff([says("1"), says("2")])
+    answer = await Played(f"{method}@2", engine).run()
+    assert (answer.candidates, answer.cut_short) == (2, None)
+    assert len(engine.calls) == 1
 
 
 # --- best of n
@@ -636,7 +727,7 @@ async def test_a_failure_after_a_published_answer_returns_that_answer_flagged(wr
 @pytest.mark.parametrize("max_n", [1, 64])
 async def test_a_failure_before_any_token_is_the_requests_error(written: str, max_n: int) -> None:
     with pytest.raises(EngineError, match="scripted failure"):
-        await Played(written, ScriptedEngine([Choice(pieces=[], fails=True)] * 2, max_n=max_n)).run()
+        await Played(written, ScriptedEngine([Choice(pieces=[], fails=True)] * 4, max_n=max_n)).run()
 
 
 async def test_a_failure_in_the_middle_of_the_only_answer_returns_what_there_is_flagged() -> None:
