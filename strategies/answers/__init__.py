@@ -16,7 +16,7 @@ from strategies.answers.numbers import number
 from strategies.answers.pattern import find
 from strategies.answers.question import PATTERN, expected_form
 from strategies.answers.reading import SHORT, boxed, canonical_json, choice, code, labelled, last_number, result
-from strategies.answers.spelling import marked, plain, tidy, unlatex
+from strategies.answers.spelling import ends_as_maths, marked, operated, plain, tidy, unlatex
 from strategies.types import Candidate
 
 __all__ = ["Extracted", "Group", "answer_of", "comparable", "expected_form", "extract", "group"]
@@ -44,7 +44,7 @@ class Group:
 
 
 def _read_marked(text: str) -> Extracted | None:
-    if (raw := boxed(text)) is not None and (value := marked(raw)):
+    if (raw := boxed(text)) is not None and (value := marked(raw, boxed=True)):
         return Extracted(value=value, form="boxed")
     if (raw := labelled(text)) is not None and (value := marked(raw)):
         return Extracted(value=value, form="labelled")
@@ -95,14 +95,14 @@ def extract(text: str, *, form: str | None = None) -> Extracted | None:
         outside = "".join(parts).strip()
         if found := _read_marked(outside):
             return found
-        if not has_code:
-            bare = unlatex(outside)
+        bare = unlatex(outside)
+        if not has_code and not operated(tidy(bare, maths=ends_as_maths(outside))):
             if value := result(bare):
                 return Extracted(value=value, form="labelled")
             last_line = number(tidy(bare.rpartition("\n")[2]), units=False)
             if value := (number(tidy(bare)) or last_number(bare)) if len(bare) <= SHORT else last_line:
                 return Extracted(value=value, form="number")
-    value = plain(text if len(text) > SHORT else unlatex(text))
+    value = plain(text) if len(text) > SHORT else plain(unlatex(text), maths=ends_as_maths(text))
     return Extracted(value=value, form="text") if value else None
 
 

@@ -22,8 +22,8 @@ _ROOT = re.compile(r"\\sqrt\s?(?:\(([^()]*)\)|([0-9]+|[a-z](?![a-z])))")
 _BLACKBOARD = re.compile(r"\\mathbb\{([a-z])\}")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]{1,9}\}|\\[a-zA-Z]+")
 _RELATION = re.compile(r"[=<>]|\\(?:le|leq|ge|geq|lt|gt|ne|neq)(?![a-z])")
-# Units, money, a base ("101_2") and what reads in two ways: 1/2x, 2\frac{1}{2}x. And a grammar's own signs.
-_DOUBTFUL = re.compile(r"[%$°;:?!&#@|]{2}|[%$°;:?#@\"]|[0-9]_|[0-9]/[0-9]+\s?[\\a-z(]|[0-9]\s?\\frac|\\in(?![a-z])")
+# Units, money, a derivative, a base ("101_2"), a grammar's own signs, and what reads in two ways: 1/2x, 2\frac{1}{2}x.
+_DOUBTFUL = re.compile(r"[%$°;:?!&#@|]{2}|[%$°;:?#@\"']|[0-9]_|[0-9]/[0-9]+\s?[\\a-z(!]|[0-9]\s?\\frac|\\in(?![a-z])")
 
 
 @lru_cache(maxsize=1024)

@@ -69,10 +69,10 @@ def number(text: str, *, units: bool = True) -> str | None:
     if match is None:
         return None
     rest = text[match.end() :].lstrip("*_")
-    if bare := rest.strip(" .,;:!?"):
+    if bare := rest.strip(" .,;:?"):
         if not (units and (rest[0] in " (,;°" or _ATTACHED.match(rest))) or SCALE.match(bare) or _OPERATOR.match(bare):
             return None
-        more = any(c.isdigit() or c in "+=<>*" for c in _UNIT_POWER.sub("", bare))
+        more = any(c.isdigit() or c in "+=<>*!" for c in _UNIT_POWER.sub("", bare))
         if bare[0] != "(" and (more or not (bare[0].isalpha() or bare[0] == "°")):
             return None
     return _canonical(match)

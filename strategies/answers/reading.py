@@ -17,7 +17,11 @@ _LABEL = re.compile(
     r"(?:(?:is|are|was|equals)\b[ \t]{0,3}[:=]?|[:=\uff1a])"
 )
 _VALUE = re.compile(r"(?i)[\s*_]*+(?!(?:not|never|neither|in the form|the following)\b)([^\n]+)")
-_SENTENCE = re.compile(r"(?i)\.(?=\s)|(?<![0-9])[!?](?=\s)|,?[ ]because\b|,[ ](?:since|as|which|so)\b")
+# Between delimiters nothing ends a sentence: $n! + 1$. Money has none: "$12. That makes $3 each."
+_SENTENCE = re.compile(
+    r"(?i)(?P<maths>\$(?=[^\s$])[^$\n]*+(?<=\S)\$(?![0-9])|\\\([^\n]{0,200}?\\\))"
+    r"|\.(?=\s)|(?<![0-9])[!?](?=\s)|[!?](?=\s(?-i:[A-Z])[a-z])|,?[ ]because\b|,[ ](?:since|as|which|so)\b"
+)
 _ABBREVIATION = re.compile(r"(?:\b[A-Za-z]|\b(?:Mr|Mrs|Ms|Dr|St|Mt|vs|No))\Z")
 _JOINS = frozenset(("and", "or", "to", "-", "\u2013", "&", "through", "/", "x", "*", "+"))
 _LISTED = re.compile(r"^[ \t]{0,8}[0-9]{1,3}[.)]\s", re.MULTILINE)
@@ -48,7 +52,8 @@ def boxed(text: str) -> str | None:
 
 def _first_sentence(line: str) -> str:
     for end in _SENTENCE.finditer(line):
-        if end[0] != "." or not _ABBREVIATION.search(line[max(0, end.start() - 5) : end.start()]):
+        before = line[max(0, end.start() - 5) : end.start()]
+        if not end["maths"] and (end[0] != "." or not _ABBREVIATION.search(before)):
             return line[: end.start()]
     return line
 

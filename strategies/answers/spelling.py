@@ -13,11 +13,13 @@ _WRAPPER = re.compile(
 )
 _DIGITS = re.compile(r"\\frac\s?([0-9])\s?([0-9])")
 _FRACTION = re.compile(r"\\frac\s?\{\s?([0-9.,]{1,40})\s?\}\s?\{\s?([0-9.,]{1,40})\s?\}")
-_ALONE = re.compile(rf"{_FRACTION.pattern}(?!\s*(?:[A-Za-z(]|\\(?!text|mathrm|[ )\],;:!}}])))")
+_ALONE = re.compile(rf"{_FRACTION.pattern}(?!\s*(?:[A-Za-z(!]|\\(?!text|mathrm|[ )\],;:!}}])))")
 _NOISE = re.compile(
     r"(?<!\\)\\[()\[\],;:! ]|\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|(?<!\\)\$|\^\{?\\circ\}?"
 )
 EDGES = " \t\r\n.,;:!?\"'`*_~#\u201c\u201d\u2018\u2019\u00ab\u00bb\u3002\uff0c"
+_POSTFIX = re.compile(r"\s*[!']+")
+_SYMBOL = re.compile(r"(?:[0-9)\]}]|(?<![^\W\d_])[^\W\d_]|\\[A-Za-z]{1,20})\Z")  # no word: "Paris!" is no factorial
 WORD = re.compile(r"(?<!\\)(?<![a-z])[^\W\d_]{2}|[0-9] [0-9]")
 _SPACE = re.compile(r"(\\[a-z]+) +(?=[a-z])| ")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -44,20 +46,45 @@ def unlatex(text: str, *, alone: bool = False) -> str:
     return _NOISE.sub("", text) if "\\" in text or "$" in text else text
 
 
-def tidy(text: str) -> str:
-    """Without white space, quotes, punctuation and Markdown around it. A leading ".5" keeps its point."""
+def ends_as_maths(raw: str) -> bool:
+    """Whether the last that a text says, its punctuation aside, is mathematics between LaTeX's delimiters."""
+    return raw.rstrip(EDGES).endswith(("$", "\\)", "\\]"))
+
+
+def operated(value: str) -> bool:
+    """Whether a tidied text ends in a factorial or a prime: 5! is no spelling of 5."""
+    return value.endswith(("!", "'"))
+
+
+def tidy(text: str, *, maths: bool = False) -> str:
+    """Without white space, quotes, punctuation and Markdown around it. A leading ".5" keeps its point.
+
+    maths: "!" and "'" after a symbol are a factorial and a prime, not enthusiasm and a quote, and stay.
+    """
     bare = text.strip(EDGES)
     if bare[:1].isdigit() and text.lstrip(EDGES.replace(".", "")).startswith("." + bare[:1]):
         bare = "." + bare
     if bare.startswith("- ") and not bare[2:3].isdigit():
         bare = bare[2:].strip(EDGES)
+    if maths and (postfix := _postfix(text)):
+        return bare + postfix
     if len(bare) > 2 and bare[0] + bare[-1] in ("()", "[]") and bare[1:-1].strip(" .-").isalnum():
         bare = bare[1:-1]
     return bare
 
 
-def plain(text: str) -> str:
-    return unicodedata.normalize("NFC", " ".join(tidy(text).split()).casefold())
+def _postfix(text: str) -> str:
+    """The "!" and "'" that follow a symbol at the end of a text. Not the second quote of a pair."""
+    body = text.rstrip(EDGES)
+    found = _POSTFIX.match(text, len(body))
+    if found is None or not _SYMBOL.search(body[-30:]):
+        return ""
+    quoted = "'" in text[: len(text) - len(text.lstrip(EDGES))]
+    return found[0].strip().rstrip("'" if quoted else "")
+
+
+def plain(text: str, *, maths: bool = False) -> str:
+    return unicodedata.normalize("NFC", " ".join(tidy(text, maths=maths).split()).casefold())
 
 
 def is_equation(left: str) -> bool:
@@ -111,13 +138,15 @@ def _listed(text: str) -> str:
     return f"{opening}{','.join(parts)}{closing}"
 
 
-def marked(raw: str) -> str:
+def marked(raw: str, *, boxed: bool = False) -> str:
     """The canonical value of what was marked as the answer: a number, or the text. "" if nothing is left of it."""
-    bare = _value(tidy(unlatex(raw)))
-    if found := number(bare):
+    maths = boxed or ends_as_maths(raw)
+    raw = raw if boxed else raw.rstrip(EDGES)  # what follows the delimiters is prose again
+    bare = _value(tidy(unlatex(raw), maths=maths))
+    if not operated(bare) and (found := number(bare)):
         return found
     # A fraction before a letter stays as it is: 1/2x could be either half of x or one by 2x.
-    value = plain(_value(tidy(unlatex(raw, alone=True))))
+    value = plain(_value(tidy(unlatex(raw, alone=True), maths=maths)), maths=maths)
     # Between symbols spaces mean nothing: (3, 4) is (3,4), x + 1 is x+1. But \\pi r is not \\pir.
     return value if WORD.search(value) else _listed(_SPACE.sub(lambda m: f"{m[1]} " if m[1] else "", value))
 

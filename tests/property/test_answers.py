@@ -109,6 +109,45 @@ def test_where_a_number_is_written_makes_no_difference(number: object) -> None:
     assert len({found.value for text in texts if (found := extract(text))}) == 1
 
 
+PLAIN = st.one_of(
+    st.integers(0, 10**6).map(str),
+    st.sampled_from(["x", "n", "(n-1)", "\\alpha", "x^{2}", "\\frac{1}{2}", "[A, B]"]),
+)
+OPERATED = st.from_regex(r"(!{1,2}|'{1,3})", fullmatch=True)
+DELIMITED = st.sampled_from(["Answer: ${}$", "Answer: \\({}\\).", "So the answer is **\\[{}\\]**!"])
+
+
+@given(plain=PLAIN, operated=OPERATED, space=st.sampled_from(["", " ", "\\,"]), end=st.sampled_from(["", ".", " "]))
+def test_a_factorial_or_a_derivative_is_never_what_it_was_made_of(
+    plain: str, operated: str, space: str, end: str
+) -> None:
+    """Nor another one."""
+    bare, box, twice = (
+        extract(f"\\boxed{{{written}}}") for written in (plain, f"{plain}{space}{operated}{end}", f"{plain}{operated}'")
+    )
+    assert bare is not None
+    assert box is not None
+    assert twice is not None
+    assert len({bare.value, box.value, twice.value}) == 3
+    assert box.value.endswith(operated)
+
+
+@given(plain=PLAIN, operated=OPERATED, text=DELIMITED)
+def test_where_a_factorial_is_marked_makes_no_difference(plain: str, operated: str, text: str) -> None:
+    box, labelled = extract(f"\\boxed{{{plain}{operated}}}"), extract(text.format(plain + operated))
+    assert box is not None
+    assert labelled is not None
+    assert labelled.value == box.value
+
+
+@given(number=st.integers(-(10**6), 10**6), cheers=st.from_regex(r"!{1,3}", fullmatch=True))
+def test_enthusiasm_is_no_factorial(number: int, cheers: str) -> None:
+    for text in (f"The answer is {number}{cheers}", f"Answer: **{number}**{cheers}", f"{number}{cheers}"):
+        found = extract(text)
+        assert found is not None
+        assert found.value == str(number)
+
+
 CANDIDATES = st.lists(
     st.tuples(
         st.one_of(st.sampled_from(["1", "1.0", "Answer: 1", "2", "0.5", "1/2", "", "yes", "Yes."]), TEXTS),

@@ -9,7 +9,7 @@ import pytest
 from server.api.request import parse, to_query
 from server.config import Config
 from server.errors import ApiError
-from strategies.answers import Extracted, expected_form, extract
+from strategies.answers import Extracted, comparable, expected_form, extract
 from strategies.answers.pattern import LONGEST, SEARCHED, compiled, find
 from tests.fakes import ask
 
@@ -177,3 +177,72 @@ def test_cheap_normalisation_of_marked_answers(one: str, other: str, same: bool)
     assert left is not None
     assert right is not None
     assert (left.value == right.value) is same
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("5!", "5!"),
+        ("5 !", "5!"),
+        ("5!.", "5!"),
+        ("$5!$", "5!"),
+        ("x = 5!", "5!"),
+        ("n!", "n!"),
+        ("(n - 1)!", "(n-1)!"),
+        ("(5)!", "(5)!"),
+        ("\\frac{1}{2}!", "\\frac{1}{2}!"),  # half of 1, or 1 by 2!
+        ("(5!, 3)", "(5!,3)"),
+        ("f'", "f'"),
+        ("f''", "f''"),
+        ("\\alpha'", "\\alpha'"),
+        ("(AB)'", "(ab)'"),
+        ("5'", "5'"),
+        ("'f'", "f"),  # quoted
+        ("'5!'", "5!"),
+        ("Yes!", "yes"),
+        ("\\text{Paris}!", "paris"),
+        ("12 apples!", "12"),
+    ],
+)
+def test_factorials_and_primes_in_a_box_are_part_of_the_value(written: str, value: str) -> None:
+    assert extract(f"So \\boxed{{{written}}}!") == Extracted(value=value, form="boxed")
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "form"),
+    [
+        ("The answer is 5!", "5", "labelled"),
+        ("The answer is **5**!", "5", "labelled"),
+        ("The answer is 5! That was easy.", "5", "labelled"),
+        ("The answer is 'x'", "x", "labelled"),
+        ("The answer is $5!", "5", "labelled"),  # money
+        ("So x = 5!", "5", "labelled"),
+        ("5!", "5", "number"),
+        ("We get 12 apples! Enjoy", "12", "number"),
+        ("The answer is $5!$", "5!", "labelled"),
+        ("The answer is $5!$!", "5!", "labelled"),
+        ("The answer is **\\(n!\\)**.", "n!", "labelled"),
+        ("Answer:\n\\[f'\\]", "f'", "labelled"),
+        ("Answer: $n! + 1$, because it is.", "n!+1", "labelled"),
+        ("Answer: \\(\\frac{n!}{k! (n-k)!}\\). Done.", "\\frac{n!}{k!(n-k)!}", "labelled"),
+        ("$5!$", "5!", "text"),
+        ("So $x = 5!$", "so x = 5!", "text"),
+    ],
+)
+def test_outside_of_a_box_they_are_between_delimiters_only(text: str, value: str, form: str) -> None:
+    assert extract(text) == Extracted(value=value, form=form)
+
+
+def test_a_clients_pattern_is_prose_as_well() -> None:
+    form = "pattern:Result: (.+)"
+    assert extract("Result: 5!", form=form) == Extracted(value="5", form="pattern")
+    assert extract("Result: $5!$", form=form) == Extracted(value="5!", form="pattern")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "worth_it"),
+    [("5!", "120", True), ("(n-1)!", "n!/n", True), ("f'", "f", False), ("1/2!", "\\frac{1}{2}!", False)],
+)
+def test_what_algebra_is_asked_of_factorials_and_primes(one: str, other: str, worth_it: bool) -> None:
+    """It would read a derivative as the function, and half a factorial as half."""
+    assert comparable(one, other) is comparable(other, one) is worth_it
