@@ -38,7 +38,7 @@ async def majority_vote(query: Query, spec: StrategySpec, tools: Tools, publish:
                     return replace(answer, cut_short="consensus")
                 came += drawn.wave == wave  # a straggler of an earlier one says nothing of how far this one is
                 if came == asked:
-                    until = started
+                    until = started  # what is still under way belongs to earlier waves, and has had its time
                 elif until is None and came >= (asked + 1) // 2:
                     until = started + _PATIENCE * (time.monotonic() - started)
             if query.budget.deadline - time.monotonic() < 2 * (time.monotonic() - started):
