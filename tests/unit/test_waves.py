@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.waves import _SHARES, expected_waves, wave_size
+from router.waves import _SHARES, expected_waves, in_waves, wave_size
 from strategies.stopping import settled
-from strategies.types import Prices
+from strategies.types import Prediction, Prices, StrategySpec
 
 PRICE = st.floats(0, 10)
 
@@ -46,19 +46,19 @@ def test_dearer_tokens_never_make_larger_waves_dearer_in_samples(
 ) -> None:
     few = size(n, token_price=cheap + more, latency_price=latency_price)
     many = size(n, token_price=cheap, latency_price=latency_price)
-    assert expected_waves(n, few, 0.95)[0] <= expected_waves(n, many, 0.95)[0] + 1e-9
+    assert expected_waves(n, few, 0.95).samples <= expected_waves(n, many, 0.95).samples + 1e-9
 
 
-@pytest.mark.parametrize(("n", "wave"), [(8, 1), (8, 3), (16, 4), (5, 5)])
+@pytest.mark.parametrize(("n", "wave"), [(8, 1), (8, 3), (16, 4), (5, 5), (64, 6)])
 def test_the_expectation_is_what_drawing_comes_to(n: int, wave: int) -> None:
-    """Against 20,000 simulated votes of each kind of query."""
+    """Against 20,000 simulated votes, as many of each kind of query."""
     rng = Random(5)
-    samples = waves = 0
+    samples = waves = within = 0
     votes = 20_000
     for vote in range(votes):
         first, second = _SHARES[vote % len(_SHARES)]
         counts = [0, 0]
-        drawn = 0
+        drawn = took = 0
         while drawn < n:
             step = min(wave, n - drawn)
             for _ in range(step):
@@ -69,9 +69,71 @@ def test_the_expectation_is_what_drawing_comes_to(n: int, wave: int) -> None:
                     counts[1] += 1
             drawn += step
             samples += step
-            waves += 1
+            took += 1
             if settled(sorted(counts, reverse=True), n - drawn, 0.95):
                 break
+        waves += took
+        within += took <= expected_waves(n, wave, 0.95).waves_upper
     expected = expected_waves(n, wave, 0.95)
-    assert samples / votes == pytest.approx(expected[0], rel=0.02)
-    assert waves / votes == pytest.approx(expected[1], rel=0.02)
+    assert samples / votes == pytest.approx(expected.samples, rel=0.03)
+    assert waves / votes == pytest.approx(expected.waves, rel=0.03)
+    assert within / votes >= 0.88
+
+
+def test_an_upper_bound_of_waves_is_not_simply_all_of_them() -> None:
+    assert expected_waves(64, 4, 0.95).waves < expected_waves(64, 4, 0.95).waves_upper < 64 / 4
+
+
+@pytest.mark.parametrize("n", [65, 100, 1024])
+@pytest.mark.parametrize("wave", [1, 6, 64])
+def test_a_vote_past_what_is_looked_at_goes_on_in_the_same_waves(n: int, wave: int) -> None:
+    """Some are taken never to settle, so a larger vote costs more, and never more than everything."""
+    shorter, course = expected_waves(64, wave, 0.95), expected_waves(n, wave, 0.95)
+    assert shorter.samples < course.samples < n
+    assert max(course.waves, course.waves_upper) <= -(-n // wave)
+
+
+def vote(n: int) -> Prediction:
+    """Predicted as drawn all at once: 100 tokens a sample, one to two seconds."""
+    return Prediction(
+        spec=StrategySpec.parse(f"majority_vote@{n}"),
+        accuracy=0.5,
+        tokens=100.0 * n,
+        tokens_upper=150.0 * n,
+        seconds=1.0,
+        seconds_upper=2.0,
+    )
+
+
+DEAR_TOKENS = Prices(token_price=1.0, latency_price=0.01)
+
+
+def test_a_vote_in_waves_costs_their_seconds_and_saves_their_tokens() -> None:
+    row = in_waves(vote(16), prices=DEAR_TOKENS, threshold=0.95, seconds_left=1000.0)
+    course = expected_waves(16, row.wave, 0.95)
+    assert row.wave < 16
+    assert (row.seconds, row.seconds_upper) == (course.waves, 2 * course.waves_upper)
+    assert row.tokens == pytest.approx(100 * course.samples)
+    assert row.tokens_upper == vote(16).tokens_upper  # it may never settle
+
+
+def test_a_vote_all_at_once_costs_what_was_predicted_for_that() -> None:
+    row = in_waves(vote(16), prices=Prices(token_price=0, latency_price=1), threshold=0.95, seconds_left=1000.0)
+    assert (row.wave, row.tokens, row.seconds, row.seconds_upper) == (16, 1600.0, 1.0, 2.0)
+
+
+@given(n=st.integers(1, 64), seconds_left=st.floats(-1, 100), token_price=PRICE, latency_price=PRICE)
+def test_waves_never_make_a_vote_late_that_would_be_in_time_at_once(
+    n: int, seconds_left: float, token_price: float, latency_price: float
+) -> None:
+    prices = Prices(token_price=token_price, latency_price=latency_price)
+    row = in_waves(vote(n), prices=prices, threshold=0.95, seconds_left=seconds_left)
+    assert row.seconds_upper <= max(seconds_left, 2.0)
+
+
+def test_without_time_for_two_waves_a_vote_is_drawn_at_once() -> None:
+    """With time for two, one wave can be tried: the vote itself draws what is left at once when time gets short."""
+    waves = {left: in_waves(vote(16), prices=DEAR_TOKENS, threshold=0.95, seconds_left=left) for left in (3.9, 4.0)}
+    assert (waves[3.9].wave, waves[3.9].seconds_upper) == (16, 2.0)
+    assert waves[4.0].wave == size(16, token_price=1, latency_price=0.01)
+    assert waves[4.0].seconds <= waves[4.0].seconds_upper <= 4.0
