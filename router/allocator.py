@@ -9,13 +9,19 @@ from router.features import Features, extract
 from router.menu import SINGLE, not_offered
 from router.policy import choose
 from router.predictors import Predictor
+from router.scoring import Scoring
 from router.speed import Load
+from router.waves import in_waves
 from strategies.types import Allocation, Prediction, Query, StrategySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocator:
-    """Decides for one menu with one predictor."""
+    """Decides for one menu with one predictor.
+
+    Predictors tell of drawing all candidates at once; that a vote is drawn in waves and that scores cost tokens and
+    seconds too is added here, whoever predicts.
+    """
 
     predictor: Predictor
     fallback: Predictor  # the prior: for strategies that the predictor knows nothing about
@@ -24,12 +30,20 @@ class Allocator:
     logprobs: Callable[[], bool] = lambda: True  # whether the engine returns them, as far as is known by now
 
     def explain(
-        self, query: Query, menu: Sequence[StrategySpec], load: Load, *, now: float
+        self,
+        query: Query,
+        menu: Sequence[StrategySpec],
+        load: Load,
+        *,
+        now: float,
+        stop_threshold: float,
+        scoring: Scoring,
     ) -> tuple[Features, Allocation]:
         """The features of the query, and the decision made on them.
 
-        Where neither the menu nor the strategy asked for can be offered, it is `single`, and the reason says so. Raises
-        BudgetInfeasible for a strict budget that nothing fits.
+        now: monotonic seconds. stop_threshold: at which the query's vote counts as settled. Where neither the menu nor
+        the strategy asked for can be offered, it is `single`, and the reason says so. Raises BudgetInfeasible for a
+        strict budget that nothing fits.
         """
         features = extract(query)
         asked = query.requested
@@ -44,9 +58,10 @@ class Allocator:
             query = replace(query, requested=SINGLE)
         if instead and not any(row.spec == SINGLE and not row.reason for row in rows):
             rows = [row for row in rows if row.spec != SINGLE] + [self._by_the_prior(query, features, SINGLE, load)]
+        left = query.budget.deadline - now
         allocation = choose(
             query,
-            rows,
+            [_as_run(row, query, scoring, stop_threshold=stop_threshold, seconds_left=left) for row in rows],
             now=now,
             decided_by=self.predictor.name,
             model_version=self.predictor.version,
@@ -84,3 +99,13 @@ class Allocator:
 
     def _refused(self, spec: StrategySpec, query: Query) -> str:
         return not_offered(spec, query, max_candidates=self.max_candidates, logprobs=self.logprobs())
+
+
+def _as_run(
+    row: Prediction, query: Query, scoring: Scoring, *, stop_threshold: float, seconds_left: float
+) -> Prediction:
+    if row.reason:
+        return row
+    if row.spec.method == "majority_vote":
+        return in_waves(row, prices=query.prices, threshold=stop_threshold, seconds_left=seconds_left)
+    return scoring.added_to(row)

@@ -9,8 +9,9 @@ from math import ceil
 
 from router.allocator import Allocator
 from router.features import Features
+from router.scoring import Scoring
 from router.speed import Correction, Load
-from router.waves import wave_size
+from router.waves import Waved
 from server.backends.calls import CallStats
 from server.config import Config
 from server.scorers.build import Scorers
@@ -60,7 +61,14 @@ class Pipeline:
         load = Load(running=running, correction=self.correction.factor)
         # what is kept for selecting and sending the answer is not there for sampling
         now = time.monotonic() + self.config.budgets.deadline_margin_ms / 1000
-        features, allocation = self.allocator.explain(query, self.menu(query.profile), load, now=now)
+        features, allocation = self.allocator.explain(
+            query,
+            self.menu(query.profile),
+            load,
+            now=now,
+            stop_threshold=self._stop_threshold(query),
+            scoring=Scoring(costs=self.scorers.costs, step_tokens=self.config.strategies.beam_step_tokens),
+        )
         self.metrics.overhead.labels(allocation.decided_by).observe(time.perf_counter() - started)
         self.metrics.allocations.labels(self.metrics.strategy(allocation.spec), allocation.decided_by).inc()
         return features, allocation
@@ -143,13 +151,14 @@ class Pipeline:
         settings, spec = self.config.strategies, allocation.spec
         if (spec.draws > 1 or query.answers > 1) and query.sampling.get("temperature") is None:
             query = replace(query, sampling={**query.sampling, "temperature": settings.sampling_temperature})
+        row = allocation.chosen
         steps = Steps(stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps)
         tools = Tools(
             sampler=sampler,
             scorer=scorer,
             stop_threshold=self._stop_threshold(query),
             borda_power=settings.borda_power,
-            wave=self._wave(query, allocation),
+            wave=row.wave if isinstance(row, Waved) else None,
             equivalence=self.equivalence,
         )
         deadline = query.budget.deadline - self.config.budgets.deadline_margin_ms / 1000
@@ -157,18 +166,6 @@ class Pipeline:
 
     def _stop_threshold(self, query: Query) -> float:
         return self.config.profiles[query.profile].stop_threshold or self.config.strategies.stop_threshold
-
-    def _wave(self, query: Query, allocation: Allocation) -> int | None:
-        row = allocation.chosen
-        if allocation.spec.method != "majority_vote" or row is None:
-            return None
-        return wave_size(
-            allocation.spec.n,
-            tokens=row.tokens / row.spec.draws,
-            seconds=row.seconds,
-            prices=query.prices,
-            threshold=self._stop_threshold(query),
-        )
 
 
 class _FirstToken:

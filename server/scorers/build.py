@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from router.scoring import ScoringCost
 from server.backends.openai import EngineSettings, OpenAIEngine
 from server.scorers.client import Client
 from server.scorers.endpoint import Endpoint
@@ -15,10 +16,14 @@ from server.scorers.judge import Judge, JudgeModel
 from server.scorers.outcome_reward import OutcomeReward
 from server.scorers.process_reward import ProcessReward
 from server.scorers.settings import ScorerSettings
+from server.scorers.timing import Timing
 from server.section import base_url
 from strategies.ledger import Ledger
 from strategies.scorers import SCORERS
 from strategies.types import Engine, Scorer, StrategySpec
+
+# What a judge writes of what it may: it is asked to think briefly. Unlike its seconds this is not measured.
+_USED_OF_VERDICT = 1 / 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,14 @@ class Scorers:
 
     shared: Mapping[str, Scorer]
     judges: Mapping[str, tuple[JudgeModel, float]] = field(default_factory=dict[str, tuple[JudgeModel, float]])
+    settings: Mapping[str, ScorerSettings] = field(default_factory=dict[str, ScorerSettings])
+    timings: Mapping[str, Timing] = field(default_factory=dict[str, Timing])
     closing: tuple[Callable[[], Awaitable[None]], ...] = ()
+
+    @property
+    def costs(self) -> Mapping[str, ScoringCost]:
+        """What a call of each configured scorer costs, by what is known now."""
+        return {name: _cost(self.settings[name], timing) for name, timing in self.timings.items()}
 
     def bound(self, spec: StrategySpec, ledger: Ledger) -> tuple[Scorer | None, Judge | None]:
         """The scorer of one request, and the judge in it if it is one: its prompts are the request's too.
@@ -39,7 +51,7 @@ class Scorers:
         if spec.scorer not in self.judges:
             return self.shared[spec.scorer], None
         model, timeout = self.judges[spec.scorer]
-        # beam search scores steps, nobody knows how many: its judge takes what is there
+        # beam search scores steps, nobody knows how many: its judge takes what is there, up to its half
         judge = model.for_request(ledger, candidates=spec.n if spec.method == "best_of_n" else 1)
         return Guarded(spec.scorer, judge, timeout=timeout), judge
 
@@ -51,6 +63,7 @@ class Scorers:
 def build(settings: Mapping[str, ScorerSettings], engine: Engine) -> Scorers:
     """engine: the judge where no other is configured."""
     shared: dict[str, Scorer] = dict(SCORERS)
+    timings = {name: Timing(limit=scorer.timeout_seconds) for name, scorer in settings.items()}
     judges: dict[str, tuple[JudgeModel, float]] = {}
     closing: list[Callable[[], Awaitable[None]]] = []
     for name, scorer in settings.items():
@@ -59,12 +72,23 @@ def build(settings: Mapping[str, ScorerSettings], engine: Engine) -> Scorers:
             if scorer.url is not None:
                 judge_engine = _engine(scorer)
                 closing.append(judge_engine.aclose)
-            judges[name] = _judge(scorer, judge_engine), scorer.timeout_seconds
+            judges[name] = _judge(scorer, judge_engine, timings[name]), scorer.timeout_seconds
         else:
             made, close = _made(scorer)
             closing.append(close)
-            shared[name] = Guarded(name, made, timeout=scorer.timeout_seconds)
-    return Scorers(shared=shared, judges=judges, closing=tuple(closing))
+            shared[name] = Guarded(name, made, timeout=scorer.timeout_seconds, timing=timings[name])
+    return Scorers(shared=shared, judges=judges, settings=settings, timings=timings, closing=tuple(closing))
+
+
+def _cost(scorer: ScorerSettings, timing: Timing) -> ScoringCost:
+    verdict = scorer.max_tokens if scorer.kind == "judge" else 0
+    return ScoringCost(
+        seconds=timing.usual,
+        seconds_upper=timing.upper,
+        tokens=verdict * _USED_OF_VERDICT,
+        tokens_upper=verdict,
+        knockout=scorer.kind == "judge" and scorer.compare == "pairwise",
+    )
 
 
 def _made(scorer: ScorerSettings) -> tuple[Scorer, Callable[[], Awaitable[None]]]:
@@ -87,13 +111,14 @@ def _client(scorer: ScorerSettings, url: str) -> Client:
     return Client(url, api_key=_key(scorer), concurrency=scorer.concurrency)
 
 
-def _judge(scorer: ScorerSettings, engine: Engine) -> JudgeModel:
+def _judge(scorer: ScorerSettings, engine: Engine, timing: Timing) -> JudgeModel:
     return JudgeModel(
         engine=engine,
         model=scorer.model,
         compare=scorer.compare,
         max_tokens=scorer.max_tokens,
         places=asyncio.Semaphore(scorer.concurrency),
+        timing=timing,
     )
 
 

@@ -6,19 +6,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+from server.scorers.timing import Timing
 from strategies.types import Candidate, EngineError, Pace, Query, Scorer, ScorerError
 
 logger = logging.getLogger("apportion")
 
 
 class Guarded:
-    """Raises ScorerError, which names the scorer, and nothing else: whatever goes wrong, the vote can decide."""
+    """Raises ScorerError, which names the scorer, and nothing else: whatever goes wrong, the vote can decide.
 
-    def __init__(self, name: str, scorer: Scorer, *, timeout: float) -> None:
+    timing: where its calls are noted; None if the scorer does so itself.
+    """
+
+    def __init__(self, name: str, scorer: Scorer, *, timeout: float, timing: Timing | None = None) -> None:
         self._name = name
         self._scorer = scorer
         self._timeout = timeout
+        self._timing = timing
         self.needs_top_logprobs: int | None = scorer.needs_top_logprobs
         self.pace: Pace = scorer.pace
 
@@ -27,7 +33,8 @@ class Guarded:
         timer = asyncio.timeout(left)
         try:
             async with timer:
-                scores = await self._scorer.score(query, candidates)
+                with self._timing.watch() if self._timing else nullcontext():
+                    scores = await self._scorer.score(query, candidates)
         except TimeoutError:
             why = f"gave no score within {left:.3g} s" if timer.expired() else "failed: TimeoutError"
             raise ScorerError(f"the scorer {self._name} {why}") from None

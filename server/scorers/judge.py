@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from server.scorers import verdicts
+from server.scorers.timing import Timing
 from strategies.ledger import MIN_USEFUL_TOKENS, Lease, Ledger
 from strategies.sampling import MeteredSampler
 from strategies.types import Candidate, Engine, Json, Pace, Query, ScorerError
@@ -23,6 +24,7 @@ class JudgeModel:
     compare: Literal["pointwise", "pairwise"]
     max_tokens: int  # of one verdict
     places: asyncio.Semaphore  # calls at once, over all requests
+    timing: Timing  # of one verdict
     sampling: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0})
 
     def for_request(self, ledger: Ledger, *, candidates: int) -> Judge:
@@ -34,6 +36,7 @@ class Judge:
     """Pointwise: marks from 0 to 10 for each candidate. Pairwise: a knockout, scored by the rounds that were won.
 
     A verdict that can't be read is no opinion. In a knockout the earlier candidate then goes on, as after a tie.
+    All verdicts of a request have half of its token budget at most, however many are asked for.
     """
 
     needs_top_logprobs: int | None = None
@@ -42,8 +45,13 @@ class Judge:
         self._model = model
         self.pace: Pace = "each" if model.compare == "pointwise" else "together"
         self._sampler = MeteredSampler(model.engine, ledger, default_max_tokens=model.max_tokens)
-        each = min(model.max_tokens, ledger.remaining // 2 // max(1, verdicts))  # at most half of all for judging
-        enough = each >= min(model.max_tokens, MIN_USEFUL_TOKENS)
+        self._least = min(model.max_tokens, MIN_USEFUL_TOKENS)
+        self._allowance = ledger.capacity // 2
+        self._lent = 0  # verdicts that hold a part of it
+        self._given_back = asyncio.Event()
+        each = min(model.max_tokens, self._allowance // max(1, verdicts))
+        enough = each >= self._least
+        self._each = each if enough else model.max_tokens
         self._reserved: list[Lease] = [ledger.reserve(each) for _ in range(verdicts)] if enough else []
 
     @property
@@ -86,26 +94,47 @@ class Judge:
 
     async def _ask(self, query: Query, messages: Sequence[Json]) -> str:
         """What the judge says. Raises ScorerError when the budget has no room for it, EngineError."""
-        async with self._model.places:
-            limit = self._model.max_tokens
-            if self._reserved:  # given back and taken again in one go: nothing else runs in between
-                lease = self._reserved.pop()
-                limit = lease.limit
-                lease.close(cancelled=False)
-            asked = replace(
-                query,
-                model=self._model.model or query.model,
-                messages=messages,
-                sampling=self._model.sampling,
-                tools=(),
-                answers=1,
-                logprobs=False,
-                top_logprobs=0,
-            )
-            async with aclosing(self._sampler.draw(asked, n=1, max_tokens=limit)) as stream:
-                async for verdict in stream:
-                    return verdict.text
-        raise ScorerError("the token budget left nothing for a verdict")
+        asked = replace(
+            query,
+            model=self._model.model or query.model,
+            messages=messages,
+            sampling=self._model.sampling,
+            tools=(),
+            answers=1,
+            logprobs=False,
+            top_logprobs=0,
+        )
+        with self._model.timing.watch():
+            limit = await self._borrow()
+            used = limit  # of a verdict that is broken off; nobody knows what the engine made of it
+            try:
+                async with self._model.places:
+                    if self._reserved:  # given back and taken again in one go: nothing else runs in between
+                        self._reserved.pop().close(cancelled=False)
+                    async with aclosing(self._sampler.draw(asked, n=1, max_tokens=limit)) as stream:
+                        async for verdict in stream:
+                            used = verdict.tokens
+                            return verdict.text
+            finally:
+                self._give_back(limit - used)
+            raise ScorerError("the token budget left nothing for a verdict")
+
+    async def _borrow(self) -> int:
+        """Tokens for one verdict out of the allowance. Waits while others may still give some back; ScorerError."""
+        while self._lent and self._allowance < self._each:
+            self._given_back.clear()
+            await self._given_back.wait()
+        limit = min(self._each, self._allowance)
+        if limit < self._least:
+            raise ScorerError("its half of the token budget is used up")
+        self._allowance -= limit
+        self._lent += 1
+        return limit
+
+    def _give_back(self, tokens: int) -> None:
+        self._allowance += tokens
+        self._lent -= 1
+        self._given_back.set()
 
 
 async def _all(work: Sequence[Any]) -> list[Any]:

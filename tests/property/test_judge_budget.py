@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from server.scorers.guard import Guarded
 from server.scorers.judge import JudgeModel
+from server.scorers.timing import Timing
 from strategies.anytime import NothingYet, run
 from strategies.beam_search import Steps
 from strategies.ledger import Ledger
@@ -64,10 +65,15 @@ async def test_candidates_and_verdicts_together_stay_within_the_budget(
     other = ScriptedEngine(script(judged), honours_max_tokens=honours_max_tokens)
     assert compare in ("pointwise", "pairwise")
     model = JudgeModel(
-        engine=other, model=None, compare=compare, max_tokens=verdict_tokens, places=asyncio.Semaphore(3)
-    )  # fmt: skip
+        engine=other,
+        model=None,
+        compare=compare,
+        max_tokens=verdict_tokens,
+        places=asyncio.Semaphore(3),
+        timing=Timing(limit=30),
+    )
     spec, ledger = StrategySpec.parse(written), Ledger(capacity)
-    judge = model.for_request(ledger, candidates=spec.n)
+    judge = model.for_request(ledger, candidates=spec.n if spec.method == "best_of_n" else 1)
     sampler = MeteredSampler(engine, ledger, default_max_tokens=40)
     tools = Tools(sampler=sampler, scorer=Guarded("j", judge, timeout=20))
     task = asyncio.create_task(run(strategies(STEPS)[spec.method], ask(), spec, tools, sampler, deadline=FAR))
@@ -82,6 +88,7 @@ async def test_candidates_and_verdicts_together_stay_within_the_budget(
     assert other.opened == other.closed
     if honours_max_tokens:
         assert engine.made + other.made <= capacity
+        assert other.made <= capacity // 2
     # a failing judge never fails the request
     assert isinstance(result, Answer | EngineError | NothingYet | asyncio.CancelledError)
     if isinstance(result, EngineError):

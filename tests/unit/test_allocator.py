@@ -12,13 +12,23 @@ from router.allocator import Allocator
 from router.features import Features, extract
 from router.policy import BudgetInfeasible
 from router.predictors import Prior
+from router.scoring import Scoring, ScoringCost
 from router.speed import Load, Speed
+from router.waves import Waved, expected_waves
 from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
 from tests.fakes import FAR, ask, menu_of
 
 MENU = menu_of("single", "majority_vote@4", "best_of_n@4", "beam_search@2x2")
 SINGLE = StrategySpec.parse("single")
 VOTE = StrategySpec.parse("majority_vote@4")
+SCORING = Scoring(
+    costs={
+        "judge": ScoringCost(seconds=1.0, seconds_upper=3.0, tokens=80.0, tokens_upper=250.0),
+        "knockout": ScoringCost(seconds=1.0, seconds_upper=3.0, tokens=80.0, tokens_upper=250.0, knockout=True),
+        "mine": ScoringCost(seconds=1.0, seconds_upper=3.0),
+    },
+    step_tokens=32,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ def allocate(
         max_candidates=16,
         default_max_tokens=300,
     )
-    return allocator.explain(query, menu, Load(), now=0.0)[1]
+    return allocator.explain(query, menu, Load(), now=0.0, stop_threshold=0.95, scoring=SCORING)[1]
 
 
 def small(tokens: int, *, strict: bool = False) -> Budget:
@@ -67,7 +77,7 @@ def test_every_menu_entry_is_explained_in_the_menus_order() -> None:
 
 def test_the_decision_comes_with_the_features_it_was_made_on() -> None:
     allocator = Allocator(predictor=Prior(), fallback=Prior(), max_candidates=16, default_max_tokens=300)
-    features, allocation = allocator.explain(ask(), MENU, Load(), now=0.0)
+    features, allocation = allocator.explain(ask(), MENU, Load(), now=0.0, stop_threshold=0.95, scoring=SCORING)
     assert features == extract(ask())
     assert allocation == allocate(ask())
 
@@ -172,3 +182,73 @@ def test_a_model_that_knows_nothing_on_offer_leaves_single() -> None:
     assert (allocation.spec, allocation.fits) == (SINGLE, True)
     assert allocation.chosen is not None
     assert allocation.chosen.tokens > 0
+
+
+def predicted(written: str, **asked: Any) -> Prediction:
+    row = allocate(ask(**asked), menu_of(written)).chosen
+    assert row is not None
+    return row
+
+
+# what each adds to drawing: expected tokens, their upper bound, expected seconds, their upper bound
+@pytest.mark.parametrize(
+    ("scorer", "added"),
+    [
+        ("judge", (8 * 80, 8 * 250, 1, 3)),  # while one judges, the others are drawn: the last one's call is waited for
+        ("knockout", (7 * 80, 7 * 250, 3, 9)),  # three rounds of half as many each
+        ("mine", (0, 0, 1, 3)),
+        ("self_certainty", (0, 0, 0, 0)),
+    ],
+)
+def test_scores_are_part_of_what_best_of_n_is_predicted_to_cost(scorer: str, added: tuple[float, ...]) -> None:
+    bare, row = predicted("best_of_n@8"), predicted(f"best_of_n@8:{scorer}")
+    differences = (
+        row.tokens - bare.tokens,
+        row.tokens_upper - bare.tokens_upper,
+        row.seconds - bare.seconds,
+        row.seconds_upper - bare.seconds_upper,
+    )
+    assert differences == pytest.approx(added)
+    assert row.accuracy == bare.accuracy
+
+
+def test_a_beam_search_is_scored_after_every_step() -> None:
+    """100 tokens a beam are 3.1 steps of 32, and at most 300 tokens are 9.4."""
+    bare, row = predicted("beam_search@2x2"), predicted("beam_search@2x2:judge", budget=small(100_000))
+    assert bare.tokens == 4 * 100
+    assert row.tokens - bare.tokens == pytest.approx(100 / 32 * 4 * 80)
+    assert row.tokens_upper == pytest.approx(2 * 300 / 32 * 4 * 250)  # the judge gets half of a budget at most
+    assert row.seconds - bare.seconds == pytest.approx(100 / 32)
+    assert row.seconds_upper - bare.seconds_upper == pytest.approx(3 * 300 / 32)
+
+
+def test_a_judge_that_leaves_no_room_for_its_candidates_does_not_fit_and_a_strict_budget_says_what_would() -> None:
+    asked = StrategySpec.parse("best_of_n@8:judge")
+    with pytest.raises(BudgetInfeasible, match="max_total_tokens=4000"):
+        allocate(ask(max_tokens=100, requested=asked, budget=small(800, strict=True)))
+    assert not allocate(ask(max_tokens=100, requested=asked, budget=small(3999))).fits  # verdicts get half at most
+    assert allocate(ask(max_tokens=100, requested=asked, budget=small(4000, strict=True))).fits
+
+
+def test_what_is_not_offered_costs_nothing() -> None:
+    row = predicted("best_of_n@32:judge", requested=None)
+    assert row.spec == SINGLE
+    refused = allocate(ask(), menu_of("best_of_n@32:judge")).predictions[0]
+    assert (refused.feasible, "over the operator's limit" in refused.reason) == (False, True)
+
+
+@pytest.mark.parametrize("known", [None, [SINGLE, StrategySpec.parse("majority_vote@16")]], ids=["prior", "model"])
+def test_a_vote_is_predicted_in_the_waves_that_its_prices_make_of_it(known: Sequence[StrategySpec] | None) -> None:
+    def row(**prices: float) -> Waved:
+        query = ask(prices=Prices(**prices), requested=StrategySpec.parse("majority_vote@16"))
+        chosen = allocate(query, menu_of("majority_vote@16"), known=known).chosen
+        assert isinstance(chosen, Waved)
+        return chosen
+
+    at_once = row(token_price=0.0, latency_price=1.0)
+    few = row(token_price=1.0, latency_price=0.001)
+    assert at_once.wave == 16
+    assert few.wave < 16
+    assert few.seconds == pytest.approx(at_once.seconds * expected_waves(16, few.wave, 0.95).waves)
+    assert few.seconds_upper > at_once.seconds_upper
+    assert few.tokens < at_once.tokens

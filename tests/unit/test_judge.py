@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from server.scorers.judge import JudgeModel
+from server.scorers.timing import Timing
 from strategies.ledger import Ledger
 from strategies.types import Candidate, ScorerError
+from tests.fake_engine import until
 from tests.fakes import Call, Choice, Piece, ScriptedEngine, ask, says
 
 pytestmark = pytest.mark.anyio
@@ -18,8 +20,13 @@ pytestmark = pytest.mark.anyio
 def judge(engine: ScriptedEngine, compare: str = "pointwise", *, max_tokens: int = 50, places: int = 8) -> JudgeModel:
     assert compare in ("pointwise", "pairwise")
     return JudgeModel(
-        engine=engine, model=None, compare=compare, max_tokens=max_tokens, places=asyncio.Semaphore(places)
-    )  # fmt: skip
+        engine=engine,
+        model=None,
+        compare=compare,
+        max_tokens=max_tokens,
+        places=asyncio.Semaphore(places),
+        timing=Timing(limit=30),
+    )
 
 
 def written(*texts: str) -> list[Candidate]:
@@ -108,9 +115,9 @@ async def test_a_verdict_has_its_reservation_also_when_candidates_hold_everythin
 
 
 async def test_without_room_for_a_verdict_the_judge_says_so() -> None:
-    ledger = Ledger(20)
+    ledger = Ledger(40)
     bound = judge(ScriptedEngine([])).for_request(ledger, candidates=8)
-    ledger.reserve(20)
+    ledger.reserve(40)
     with pytest.raises(ScorerError, match="left nothing for a verdict"):
         await bound.score(ask(), written("a"))
 
@@ -143,3 +150,53 @@ async def test_a_failing_verdict_ends_the_others() -> None:
     with pytest.raises(Exception, match="scripted failure"):
         await bound.score(ask(), written("a", "b", "c"))
     assert engine.opened == engine.closed == 3
+
+
+@pytest.mark.parametrize("compare", ["pointwise", "pairwise"])
+async def test_a_judge_of_steps_has_half_of_the_budget_and_then_says_so(compare: str) -> None:
+    """Nobody knows how often a beam search will ask: without a bound of its own its judge took what was left."""
+    verdicts = 0
+
+    def script(call: Call, number: int) -> Choice:
+        nonlocal verdicts
+        verdicts += 1
+        return says(f"Score: 5\nBetter: {'AB'[verdicts % 2]}", tokens=40)
+
+    ledger = Ledger(400)
+    bound = judge(ScriptedEngine(script), compare).for_request(ledger, candidates=1)
+
+    async def every_step() -> None:
+        for number in range(20):
+            await bound.score(ask(), written(f"a{number}", f"b{number}"))
+
+    with pytest.raises(ScorerError, match="its half of the token budget is used up"):
+        await every_step()
+    assert 4 <= verdicts <= 5
+    assert ledger.spent <= 200
+
+
+async def test_verdicts_asked_for_at_once_wait_for_what_others_give_back() -> None:
+    """Half of the budget holds two reservations of 50 tokens, but eight verdicts of 5."""
+    engine = ScriptedEngine(lambda call, number: says("Score: 5", tokens=5))
+    ledger = Ledger(200)
+    bound = judge(engine).for_request(ledger, candidates=1)
+    assert await bound.score(ask(), written(*"abcdefgh")) == [0.5] * 8
+    assert {call.max_tokens for call in engine.calls} == {50}
+    assert (engine.closed, ledger.spent) == (8, 40)
+
+
+async def test_a_cancelled_wait_for_tokens_leaves_nothing_behind() -> None:
+    release = asyncio.Event()
+    engine = ScriptedEngine(lambda call, number: says("Score: 5", tokens=5, after=release))
+    ledger = Ledger(100)
+    bound = judge(engine).for_request(ledger, candidates=1)
+    first = asyncio.create_task(bound.score(ask(), written("a")))
+    await until(lambda: engine.opened == 1)
+    second = asyncio.create_task(bound.score(ask(), written("b")))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    release.set()
+    assert await first == [0.5]
+    assert await bound.score(ask(), written("c")) == [0.5]
+    assert engine.opened == engine.closed == 2
