@@ -64,7 +64,7 @@ class _Pipes:
             raise _Died
         try:
             line = await asyncio.wait_for(self._out.readline(), seconds)
-        except TimeoutError:
+        except (TimeoutError, ValueError):  # silent, or a line without an end
             raise _Died from None
         if not line.endswith(b"\n"):
             raise _Died
@@ -79,6 +79,7 @@ class MathsEquivalence:
         self._queue: asyncio.Queue[_Question] = asyncio.Queue(_QUEUE)
         self._task: asyncio.Task[None] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._number = 0
         self.ready = asyncio.Event()
         self.cut = 0  # questions that were ended by the limit
@@ -93,7 +94,8 @@ class MathsEquivalence:
             self._task = asyncio.create_task(self._run())
 
     async def same(self, answer: str, others: Sequence[str]) -> Sequence[bool | None]:
-        """See `Equivalence`. Takes no longer than about the limit times the questions before this one."""
+        """See `Equivalence`. Takes no longer than twice the limit, whatever waits before it and whatever the process
+        does; what is given up then is not asked any more."""
         unknown = [None] * len(others)
         if not self.ready.is_set():
             return unknown
@@ -102,28 +104,33 @@ class MathsEquivalence:
             self._queue.put_nowait(question)
         except asyncio.QueueFull:
             return unknown
-        return await question.reply
+        try:
+            async with asyncio.timeout(2 * self._seconds):
+                return await question.reply
+        except TimeoutError:
+            return unknown
 
     async def aclose(self) -> None:
-        """End the process. Who still waits gets no answer."""
+        """End the process, and wait until it has ended. Who still waits gets no answer."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
 
     async def _run(self) -> None:
-        try:
-            again = True
-            while again:
+        again = True
+        while again:
+            try:
                 again = await self._serve()
-                await asyncio.sleep(_AGAIN if again else 0)
-        finally:
-            self.ready.clear()
-            while not self._queue.empty():
-                _reply(self._queue.get_nowait(), "")
+            except OSError as error:  # no memory, no file descriptors: there may be some later
+                logger.warning("the process for the algebra of answers did not start: %s", error)
+            if again:
+                await asyncio.sleep(_AGAIN)
 
     async def _serve(self) -> bool:
-        """One process from its start to its end. Whether it makes sense to start another."""
+        """One process from its start to its end. Whether it makes sense to start another. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "server.maths.worker", str(self._seconds)),
             stdin=asyncio.subprocess.PIPE,
@@ -150,9 +157,13 @@ class MathsEquivalence:
             return was_ready
         finally:
             self.ready.clear()
-            if question is not None:
-                _reply(question, "")
-            await asyncio.shield(_end(process, self._seconds))
+            waiting = [] if question is None else [question]
+            while not self._queue.empty():
+                waiting.append(self._queue.get_nowait())
+            for each in waiting:
+                _reply(each, "")
+            self._ending = asyncio.create_task(_end(process, self._seconds))
+            await asyncio.shield(self._ending)  # closing does not interrupt it, and waits for it too
 
     async def _ask(self, pipes: _Pipes, question: _Question) -> str:
         self._number += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from strategies.ledger import Ledger
 from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
 from strategies.types import StrategySpec, Tools
+from tests.fake_engine import until
 from tests.fakes import ScriptedEngine, ask, says
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(not available(), reason="the extra maths is not installed")]
@@ -124,7 +126,7 @@ async def test_hostile_input_is_cut_off_and_the_next_question_answered(hostile: 
 
 
 async def test_what_was_found_out_before_the_limit_counts() -> None:
-    async with algebra() as equivalence:
+    async with algebra(1.0) as equivalence:
         assert list(await equivalence.same("\\sqrt{8}", ["2\\sqrt{2}", HOSTILE, "7"])) == [True, None, None]
         assert equivalence.cut == 1
 
@@ -136,7 +138,7 @@ async def test_very_long_input_is_refused_without_work(maths: MathsEquivalence) 
 
 
 async def test_who_stops_waiting_disturbs_nobody() -> None:
-    async with algebra() as equivalence:
+    async with algebra(1.0) as equivalence:
         waiting = [asyncio.create_task(equivalence.same(HOSTILE, ["7"])) for _ in range(3)]
         await asyncio.sleep(0.05)
         for task in waiting:
@@ -144,6 +146,20 @@ async def test_who_stops_waiting_disturbs_nobody() -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
         assert list(await equivalence.same("x+1", ["1+x"])) == [True]
         assert equivalence.cut == 1  # the other two were not even begun
+
+
+async def test_hostile_questions_before_it_delay_a_vote_by_no_more_than_its_own_limit() -> None:
+    async with algebra() as equivalence:
+        hostile = [asyncio.create_task(equivalence.same(HOSTILE, ["7"])) for _ in range(15)]
+        await asyncio.sleep(0)  # they are in the queue
+        assert list(await equivalence.same("x+1", ["1+x"])) == [None]
+        assert equivalence.cut < 15  # not every one before it has had its turn
+        assert [list(found) for found in await asyncio.gather(*hostile)] == [[None]] * 15
+        cut = equivalence.cut
+        async with asyncio.timeout(30):
+            while list(await equivalence.same("x+1", ["1+x"])) != [True]:
+                pass
+        assert equivalence.cut <= cut + 1  # what was given up was not asked afterwards: one was on its way
 
 
 async def test_a_full_queue_is_no_answer_at_once() -> None:
@@ -192,6 +208,37 @@ async def test_a_process_that_was_killed_is_no_answer_and_is_waited_for() -> Non
         assert list(await waiting) == [None]
         assert list(await equivalence.same("x+1", ["1+x"])) == [None]
     assert pid not in family(os.getpid())
+
+
+async def test_who_waits_in_the_queue_of_a_process_that_was_killed_gets_no_answer_before_the_next_is_ready() -> None:
+    async with algebra(30.0) as equivalence:
+        assert equivalence.pid is not None
+        waiting = [asyncio.create_task(equivalence.same("x+1", ["1+x"])) for _ in range(8)]
+        os.killpg(equivalence.pid, signal.SIGKILL)
+        assert [list(found) for found in await asyncio.gather(*waiting)] == [[None]] * 8
+        assert not equivalence.ready.is_set()
+
+
+async def test_closing_waits_for_a_process_that_does_not_end_by_itself() -> None:
+    async with algebra() as equivalence:
+        pid = equivalence.pid
+        assert pid is not None
+        os.killpg(pid, signal.SIGSTOP)
+        assert list(await equivalence.same("x+1", ["1+x"])) == [None]
+        await until(lambda: not equivalence.ready.is_set())
+        assert pid in family(os.getpid())
+    assert pid not in family(os.getpid())
+
+
+async def test_a_process_that_cannot_be_started_is_said_and_no_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    equivalence = MathsEquivalence(seconds=0.2)
+    equivalence.start()
+    await until(lambda: "did not start" in caplog.text)
+    assert list(await equivalence.same("x+1", ["1+x"])) == [None]
+    await equivalence.aclose()
 
 
 async def test_without_a_ready_process_there_is_no_answer_and_no_waiting() -> None:
