@@ -126,7 +126,7 @@ class Engine(Section):
     logprobs: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="Whether the engine returns logprobs; without them the strategies whose scorer needs them are not "
-        "offered. `auto`: as known of its kind.",
+        "offered. `auto`: until an answer that was asked for with logprobs comes without. `always`: whatever it sends.",
     )
     connect_timeout_seconds: float = Field(
         default=5,

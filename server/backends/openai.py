@@ -38,7 +38,7 @@ class EngineSettings:
     url: str
     api_key: str | None = None
     max_n: int | None = None
-    logprobs: bool | None = None  # None: by the profile
+    logprobs: bool | None = None  # None: by the profile, and by what is seen
     connect_timeout: float = 5.0
     first_token_timeout: float = 60.0
     idle_timeout: float = 30.0
@@ -60,6 +60,7 @@ class OpenAIEngine:
         self._observe = observe
         self.profile: EngineProfile = OTHER
         self.running = 0  # sequences this gateway has in work on the engine
+        self._sends_logprobs = True  # whether the last answer that was to have them did
         headers = {"accept-encoding": "identity"}
         if settings.api_key:
             headers["authorization"] = f"Bearer {settings.api_key}"
@@ -86,7 +87,9 @@ class OpenAIEngine:
 
     @property
     def logprobs(self) -> bool:
-        return self.profile.logprobs if self._settings.logprobs is None else self._settings.logprobs
+        if self._settings.logprobs is not None:
+            return self._settings.logprobs
+        return self.profile.logprobs and self._sends_logprobs
 
     async def probe(self) -> EngineProfile:
         """Find out what the engine can do. Raises EngineError when it does not answer."""
@@ -132,15 +135,20 @@ class OpenAIEngine:
             seed_offset=seed_offset,
         )
         meter = Meter(added=n, running=self.running, continued=bool(prefix))
+        spoke = scored = False
         self.running += n
         try:
             response = await self._open(body, query.id)
             try:
                 async for delta in self._read(response, n):
                     meter.see(delta)
+                    spoke = spoke or bool(delta.text or delta.reasoning)
+                    scored = scored or delta.logprobs is not None
                     with meter.held():
                         yield delta
                 meter.status = "ok"
+                if top_logprobs is not None and spoke:  # nothing said, nothing to score
+                    self._sends_logprobs = scored
             finally:
                 await response.aclose()
         except EngineError:

@@ -31,6 +31,7 @@ from tests.fake_engine import (
     FakeEngine,
     Piece,
     Reply,
+    Request,
     drops,
     endless,
     ends,
@@ -259,6 +260,44 @@ async def test_logprobs_are_summed_and_kept(dialect: Dialect) -> None:
         assert sum(s.total for s in summaries) == pytest.approx(-1.5)
         assert sum(s.certainty for s in summaries) == pytest.approx(4.5)
         assert [entry["token"] for delta in deltas for entry in delta.logprob_content] == ["a", " b", " c"]
+
+
+def mute(request: Request) -> list[Reply]:
+    """An engine that takes the wish for logprobs and sends none."""
+    request.body.pop("logprobs", None)
+    return [words("a b")]
+
+
+async def test_an_engine_that_sends_no_logprobs_is_remembered_until_it_sends_some() -> None:
+    async with running(script=mute) as engine, client(engine) as made:
+        assert made.engine.logprobs
+        await made.all()  # not asked for
+        assert made.engine.logprobs
+        await made.all(top_logprobs=5)
+        assert not made.engine.logprobs
+        await made.all()
+        assert not made.engine.logprobs
+        engine.script = script_of(words("a b"))
+        await made.all(top_logprobs=5)
+        assert made.engine.logprobs
+
+
+async def test_an_answer_without_text_says_nothing_about_logprobs() -> None:
+    call = {"index": 0, "id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    script = script_of(Reply(pieces=[Piece(tool_calls=[call])], finish_reason="tool_calls"))
+    async with running(script=script) as engine, client(engine) as made:
+        await made.all(top_logprobs=5)
+        assert made.engine.logprobs
+
+
+@pytest.mark.parametrize("logprobs", [True, False])
+async def test_what_is_set_about_logprobs_holds_whatever_the_engine_sends(logprobs: bool) -> None:
+    async with running(script=mute) as engine, client(engine, logprobs=logprobs) as made:
+        await made.all(top_logprobs=5)
+        assert made.engine.logprobs is logprobs
+        engine.script = script_of(words("a b"))
+        await made.all(top_logprobs=5)
+        assert made.engine.logprobs is logprobs
 
 
 async def test_impossible_alternatives_do_not_drown_the_rest() -> None:
