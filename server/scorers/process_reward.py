@@ -21,7 +21,8 @@ _AGGREGATIONS: Mapping[Aggregation, Callable[[Sequence[float]], float]] = {
 
 
 class ProcessReward:
-    """Steps end at blank lines, and are told to the model by its own mark, which a candidate can't write itself."""
+    """Steps end at blank lines, and are told to the model by its own mark, which neither a candidate nor a client can
+    write."""
 
     needs_top_logprobs: int | None = None
     pace: Pace = "each"
@@ -31,16 +32,18 @@ class ProcessReward:
         self._named: Mapping[str, str] = {"model": model} if model else {}
         self._aggregate = _AGGREGATIONS[aggregation]
         self._mark = step_mark
+        # something in the place of a mark, or the text before and after one could join to another
+        self._instead = next(each for each in " _-\ufffd" if each not in step_mark)
 
     async def score(self, query: Query, candidates: Sequence[Candidate]) -> Sequence[float | None]:
         return [await self._one(query, candidate) for candidate in candidates]
 
     async def _one(self, query: Query, candidate: Candidate) -> float | None:
-        steps = steps_of(candidate.text.replace(self._mark, ""))
+        steps = steps_of(self._unmarked(candidate.text))
         if not steps:
             return None
         solution = "".join(step + self._mark for step in steps)
-        messages = [*query.messages, {"role": "assistant", "content": solution}]
+        messages = [*self._unmarked(query.messages), {"role": "assistant", "content": solution}]
         body = await self._client.ask({**self._named, "task": "token_classify", "messages": messages})
         try:
             rows: list[Any] = body["data"][0]["data"]
@@ -52,6 +55,16 @@ class ProcessReward:
                 f"it gave {len(scores)} scores for {len(steps)} steps: does its model know the configured step mark?"
             )
         return self._aggregate(scores)
+
+    def _unmarked(self, value: Any) -> Any:
+        """A text, or anything of JSON with texts in it, without the mark."""
+        if isinstance(value, str):
+            return value.replace(self._mark, self._instead)
+        if isinstance(value, Mapping):
+            return {key: self._unmarked(each) for key, each in cast("Mapping[str, Any]", value).items()}
+        if isinstance(value, list | tuple):
+            return [self._unmarked(each) for each in cast("Sequence[Any]", value)]
+        return value
 
 
 def steps_of(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,20 @@ from server.config import Config
 from server.gateway import Gateway
 from server.scorers.function import Function
 from strategies.types import Candidate
-from tests.fake_engine import Exchange, FakeEngine, Request, drops, hangs, running, script_of, until, within, words
+from tests.fake_engine import (
+    VLLM,
+    Exchange,
+    FakeEngine,
+    Reply,
+    Request,
+    drops,
+    hangs,
+    running,
+    script_of,
+    until,
+    within,
+    words,
+)
 from tests.fakes import ask
 
 pytestmark = pytest.mark.anyio
@@ -163,6 +176,38 @@ async def test_steps_end_at_blank_lines_and_their_scores_become_one(aggregation:
         async with serving(engine, **settings) as asked:
             body = (await asked.chat("best_of_n@1:mine")).json()
         assert body["apportion"]["candidates"]["list"][0]["score"] == pytest.approx(score)
+
+
+@pytest.mark.parametrize("mark", ["<+>", " <+>", "<- _>"])
+async def test_the_step_mark_can_not_be_written_by_nesting_it_or_by_the_client(mark: str) -> None:
+    """What is left when a mark is taken out of another one would be a mark again."""
+    nested = mark[:2] + mark + mark[2:]
+
+    def answer(request: Request) -> Any:
+        asked, solution = (message["content"] for message in request.body["messages"])
+        assert [part["type"] for part in asked] == ["text", "image_url"]
+        assert mark not in asked[0]["text"]
+        assert asked[0]["text"].startswith("How much")
+        assert (solution.count(mark), solution.endswith(mark)) == (2, True)
+        return {"data": [{"data": [0.5, 0.5]}]}
+
+    script = script_of(words(f"One{nested}step\n\nSo{mark}{nested} \\boxed{{7}}"))
+    async with running(script=script) as engine, scoring(answer) as server:
+        settings = {"kind": "process_reward", "url": server.url, "step_mark": mark}
+        async with serving(engine, **settings) as asked:
+            content = [
+                {"type": "text", "text": f"How much{nested} is it?{mark}"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}},
+            ]
+            response = await asked.client.post(
+                "/v1/chat/completions",
+                json={
+                    "messages": [{"role": "user", "content": content}],
+                    "apportion": {"strategy": "best_of_n@1:mine"},
+                },
+            )
+        assert response.json()["apportion"].get("note") is None
+        assert len(server.requests) == 1
 
 
 async def test_scores_in_plain_numbers_are_understood_too() -> None:
@@ -513,6 +558,81 @@ async def test_without_logprobs_strategies_that_need_them_are_not_offered_and_th
                 named = (await asked.chat("best_of_n@8:self_certainty")).json()["apportion"]
                 assert named["strategy"] == "single"
                 assert "self_certainty needs logprobs" in named["reason"]
+
+
+@pytest.mark.parametrize(("logprobs", "strategy"), [("auto", "single"), ("always", "best_of_n@3")])
+async def test_an_engine_that_was_asked_for_logprobs_and_sent_none_is_not_asked_again(
+    logprobs: str, strategy: str
+) -> None:
+    """Unless the operator says that it sends them always."""
+
+    def mute(request: Request) -> Sequence[Reply]:
+        request.body.pop("logprobs", None)
+        return [words("\\boxed{8}")]
+
+    async with running(script=mute) as engine:
+        config = Config.model_validate({"engine": {"url": engine.url, "logprobs": logprobs}})
+        app = create_app(config)
+        async with app.router.lifespan_context(app):
+            gateway = cast("Gateway", app.state.gateway)
+            await until(lambda: gateway.ready)
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+                asked = Asked(gateway, client)
+                first = (await asked.chat("best_of_n@3")).json()["apportion"]
+                assert first["strategy"] == "best_of_n@3"
+                assert first["note"] == "the engine sent no logprobs, so the majority vote decided"
+                second = (await asked.chat("best_of_n@3")).json()["apportion"]
+                assert second["strategy"] == strategy
+                assert ("which the engine does not return" in second["reason"]) == (strategy == "single")
+
+
+async def test_a_scorers_calls_are_what_its_predicted_seconds_follow() -> None:
+    async def predicted(asked: Asked) -> Mapping[str, Any]:
+        body = (await asked.chat("best_of_n@3:mine", include=["predictions"])).json()
+        (row,) = [row for row in body["apportion"]["predictions"] if row["strategy"] == "best_of_n@3:mine"]
+        return row
+
+    async with (
+        running(script=THREE) as engine,
+        scoring(right) as server,
+        serving(engine, kind="http", url=server.url, timeout_seconds=3600) as asked,
+    ):
+        gateway_cost = asked.gateway.pipeline.scorers.costs["mine"]
+        assert (await predicted(asked))["seconds"] > gateway_cost.seconds == pytest.approx(120)
+        assert asked.gateway.pipeline.scorers.costs["mine"].seconds < 60
+
+
+async def test_a_judge_that_leaves_its_candidates_no_room_is_not_said_to_fit() -> None:
+    async with running(script=THREE) as engine, serving(engine, kind="judge") as asked:
+
+        async def chat(**own: Any) -> httpx.Response:
+            return await asked.client.post(
+                "/v1/chat/completions",
+                json={
+                    "messages": [{"role": "user", "content": "How much is 3 + 4?"}],
+                    "max_tokens": 100,
+                    "apportion": {"strategy": "best_of_n@8:mine", **own},
+                },
+            )
+
+        refused = await chat(max_total_tokens=800, strict=True)
+        assert refused.status_code == 400
+        assert "max_total_tokens 4096" in refused.json()["error"]["message"]  # twice eight verdicts of 256
+        assert (await chat(max_total_tokens=800)).json()["apportion"]["budget"]["fits"] is False
+
+
+async def test_a_judge_in_a_beam_search_spends_half_of_the_budget_at_most_and_says_so() -> None:
+    def script(request: Request) -> Sequence[Reply]:
+        if "strict examiner" in str(request.body["messages"][0]["content"]):
+            return [words("Hm. " * 30 + "Score: 5")]
+        if str(request.body["messages"][-1]["content"]).count("Step") == 6:
+            return [words("So \\boxed{7}") for _ in range(int(request.body.get("n") or 1))]
+        return [words(f"Step {len(engine.requests)} {i}\n\n") for i in range(int(request.body.get("n") or 1))]
+
+    async with running(VLLM, script) as engine, serving(engine, kind="judge") as asked:
+        body = (await within(asked.chat("beam_search@2x2:mine", max_total_tokens=1000))).json()
+        assert 400 < body["apportion"]["actual"]["scoring_tokens"] <= 500
+        assert "its half of the token budget is used up" in body["apportion"]["note"]
 
 
 async def test_a_function_of_the_users_sees_no_key_and_leaves_nothing_running(
