@@ -115,13 +115,14 @@ def evaluate(
     step_tokens: int,
     level: float = 0.9,
     stop_threshold: float = 0.95,
+    borda_power: float = 1.0,
     unseen_families: bool = False,
 ) -> Evaluation:
     """unseen_families: a whole family is held out at once, so that no model has seen a question of its kind.
 
     Raises ValueError when there are too few questions.
     """
-    data = examples(pools, menu, stop_threshold=stop_threshold)
+    data = examples(pools, menu, stop_threshold=stop_threshold, borda_power=borda_power)
     offered = [spec for spec in menu if all(spec in row for row in data.labels)]
     parts = folds(data.pools, by=(lambda pool: pool.question.family) if unseen_families else None)
     scores, boosters = held_out(data, offered, step_tokens=step_tokens, parts=parts)

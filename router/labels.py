@@ -150,12 +150,12 @@ def _top_two(counts: dict[int, int]) -> tuple[int, int]:
 
 
 def label_table(
-    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95
+    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95, borda_power: float = 1.0
 ) -> list[dict[StrategySpec, Label]]:
-    """For every pool the strategies it has outcomes for. stop_threshold: see `strategies.stopping.settled`."""
+    """For every pool the strategies it has outcomes for. stop_threshold, borda_power: the strategies' settings."""
     table: list[dict[StrategySpec, Label]] = []
     for pool in pools:
-        labels = PoolLabels(pool, stop_threshold=stop_threshold)
+        labels = PoolLabels(pool, stop_threshold=stop_threshold, borda_power=borda_power)
         row = {spec: labels.label(spec) for spec in menu}
         table.append({spec: label for spec, label in row.items() if label is not None})
     return table

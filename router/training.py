@@ -88,7 +88,9 @@ class Examples:
         return [range(part, len(self.calls), k) for part in range(k)]
 
 
-def examples(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95) -> Examples:
+def examples(
+    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95, borda_power: float = 1.0
+) -> Examples:
     """Raises ValueError when there are too few questions to learn from."""
     if len(pools) < FEWEST_POOLS:
         raise ValueError(f"{len(pools)} questions are too few to train on: record at least {FEWEST_POOLS}")
@@ -96,7 +98,7 @@ def examples(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_thresh
     return Examples(
         pools=pools,
         features=vectors,
-        labels=label_table(pools, menu, stop_threshold=stop_threshold),
+        labels=label_table(pools, menu, stop_threshold=stop_threshold, borda_power=borda_power),
         calls=[call for pool in pools for call in pool.calls],
     )
 
@@ -336,12 +338,13 @@ def train(
     step_tokens: int,
     level: float = 0.9,
     stop_threshold: float = 0.95,
+    borda_power: float = 1.0,
 ) -> Trained:
     """Everything: boosters on all the pools, calibration and figures from cross-fitting.
 
-    level: of the upper bounds. step_tokens, stop_threshold: the strategies' settings. Raises ValueError.
+    level: of the upper bounds. step_tokens, stop_threshold, borda_power: the strategies' settings. Raises ValueError.
     """
-    data = examples(pools, menu, stop_threshold=stop_threshold)
+    data = examples(pools, menu, stop_threshold=stop_threshold, borda_power=borda_power)
     parts = folds(data.pools)
     scores, boosters = held_out(data, menu, step_tokens=step_tokens, parts=parts)
     errors = speed_errors(data, boosters)

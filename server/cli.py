@@ -171,6 +171,7 @@ def train(path: Path | None, pools: Path, out: Path | None) -> None:
             step_tokens=config.strategies.beam_step_tokens,
             level=config.budgets.quantile,
             stop_threshold=config.strategies.stop_threshold,
+            borda_power=config.strategies.borda_power,
         )
     except ValueError as error:
         raise _Clear(str(error)) from None
@@ -206,6 +207,7 @@ def evaluate(path: Path | None, pools: Path, unseen_families: bool, json_path: P
             step_tokens=config.strategies.beam_step_tokens,
             level=config.budgets.quantile,
             stop_threshold=config.strategies.stop_threshold,
+            borda_power=config.strategies.borda_power,
             unseen_families=unseen_families,
         )
     except ValueError as error:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 from click.testing import CliRunner, Result
 
@@ -78,6 +79,25 @@ def test_train_and_evaluate_on_recorded_pools(pools: Path, config: Path, tmp_pat
     for word in ("single", "majority_vote@4", "adaptive", "lookup", "oracle", "calibration error"):
         assert word in evaluated.output
     assert figures.stat().st_size > 1000
+
+
+def test_the_strategies_settings_reach_what_is_learned_and_compared(pools: Path, tmp_path: Path) -> None:
+    """With a power of 0 the places count nothing, with a large one the best place alone counts."""
+    versions: list[str] = []
+    accuracies: list[float] = []
+    for power in (0, 10):
+        config, figures = tmp_path / f"{power}.yaml", tmp_path / f"{power}.json"
+        config.write_text(
+            f"menu: [single, majority_vote@4, best_of_n@4, 'best_of_n@8:borda']\nstrategies: {{borda_power: {power}}}\n"
+        )
+        trained = call("train", "-c", str(config), "--pools", str(pools), "--out", str(tmp_path / str(power)))
+        assert trained.exit_code == 0
+        versions.append(trained.output.split()[-1])
+        evaluated = call("evaluate", "-c", str(config), "--pools", str(pools), "--json", str(figures))
+        assert evaluated.exit_code == 0
+        accuracies += [row["accuracy"] for row in orjson.loads(figures.read_bytes())["fixed"] if "borda" in row["name"]]
+    assert versions[0] != versions[1]
+    assert accuracies[0] != accuracies[1]
 
 
 def test_whole_families_can_be_held_out(tmp_path: Path, config: Path) -> None:
