@@ -22,6 +22,7 @@ Same = Callable[[str, str], bool]
 _LOOSE = re.compile(
     r"'|\\prime|[a-z]\s?\^\s?\{?\([^()]*\)\}?\s?\(|\\p?mod(?![a-z])|\\(?:approx|equiv|cong|sim)|\.[0-9]*\."
 )
+_MIXED = re.compile(r"\\(?:setminus|cap)(?![a-z]).*\\cup|\\cup.*\\(?:setminus|cap)(?![a-z])")  # which is first?
 _POWER = re.compile(r"\^\s?\(([^()]*)\)")
 _FRACTION = re.compile(r"\\frac ?([0-9a-z]) ?([0-9a-z])")
 _IMAGINARY = re.compile(r"(?<![a-z])i(?![a-z])")
@@ -36,7 +37,7 @@ def algebra() -> Same:
 
     @lru_cache(maxsize=512)
     def read(text: str) -> Any:
-        if _LOOSE.search(text):
+        if _LOOSE.search(text) or _MIXED.search(text):
             return None
         text = _FRACTION.sub(r"\\frac{\1}{\2}", _POWER.sub(r"^{\1}", text))
         real = not _IMAGINARY.search(text)
@@ -126,7 +127,7 @@ def matched(ours: Sequence[Any], theirs: Sequence[Any], same: Callable[[Any, Any
 
 
 def _parts(text: str) -> tuple[str, Sequence[str]] | None:
-    if "\\cup" in text and len(union := split(text, "\\cup") or ()) > 1:
+    if "\\cup" in text and not _MIXED.search(text) and len(union := split(text, "\\cup") or ()) > 1:
         return "\\cup", [part.strip() for part in union]
     if (listed := elements(text.strip())) is None:
         return None
