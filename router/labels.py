@@ -60,10 +60,14 @@ class PoolLabels:
         self._tokens = np.array([float(sample.tokens) for sample in samples])
         names = {answer: i for i, answer in enumerate(dict.fromkeys(s.answer for s in samples if s.answer is not None))}
         self._answers = np.array([-1 if s.answer is None else names[s.answer] for s in samples])
-        self._scores = {
-            "mean_logprob": np.exp(np.array([sample.mean_logprob for sample in samples])),
-            "self_certainty": np.array([sample.certainty for sample in samples]),
-        }
+        means = self._known([sample.mean_logprob for sample in samples])
+        certainties = self._known([sample.certainty for sample in samples])
+        self._means = np.zeros(self.size) if means is None else np.exp(means)
+        self._scores: dict[str, Floats] = {}  # of the scorers whose choice is known
+        if means is not None:
+            self._scores["mean_logprob"] = self._means
+        if certainties is not None:
+            self._scores["self_certainty"] = certainties
         rng = np.random.default_rng(crc32(pool.question.id.encode()))
         self._orders = np.array([rng.permutation(self.size) for _ in range(orders)])
 
@@ -77,6 +81,12 @@ class PoolLabels:
             return Label(accuracy=float(self._correct.mean()), tokens=self._tokens, longest=self._tokens)
         results = np.array([self._play(spec, order[: spec.n]) for order in self._orders])
         return Label(accuracy=float(results[:, 0].mean()), tokens=results[:, 1], longest=results[:, 2])
+
+    def _known(self, values: Sequence[float | None]) -> Floats | None:
+        """None when a sample that votes has none: whom a scorer would have chosen is then not known."""
+        if any(value is None and answer >= 0 for value, answer in zip(values, self._answers, strict=True)):
+            return None
+        return np.array([0.0 if value is None else value for value in values])
 
     def _recorded(self, spec: StrategySpec) -> Label | None:
         runs = [run for run in self.pool.runs if run.spec == str(spec)]
@@ -125,7 +135,7 @@ class PoolLabels:
         answers = self._answers[voters]
         sums = np.bincount(answers, weights=scores)
         if spec.rule == "borda":  # sums of places are often equal; then as in `strategies.answers.group`
-            counts, means = np.bincount(answers), self._scores["mean_logprob"][voters]
+            counts, means = np.bincount(answers), self._means[voters]
             tied = np.flatnonzero(sums >= sums.max() - 1e-9)
             first = max(tied, key=lambda answer: (counts[answer], means[answers == answer].max()))
             return float(self._correct[voters[int(np.argmax(answers == first))]])

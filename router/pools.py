@@ -3,11 +3,14 @@
 One pool of N samples gives best-of-k and majority-of-k for every k <= N by resampling without replacement, so that
 recording costs N samples a question and not the sum over the menu. Strategies that can't be derived (beam search) are
 recorded as runs.
+
+Files are .jsonl.gz, .jsonl (a line a question) or .parquet (`router/parquet.py`); `read_pools` tells by the name.
 """
 
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +18,11 @@ from typing import Any, cast
 
 import orjson
 
-from router.questions import Question
+from router import parquet
+from router.questions import Label, Question
 
-POOL_VERSION = 1
+POOL_VERSION = 2
+_READABLE = (1, 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +31,10 @@ class Sample:
 
     text: str
     answer: str | None  # canonical, as the vote saw it; None: it cast no vote
-    correct: float  # 0 to 1, by the question's verifier
+    correct: float  # 0 to 1; by whom, the pool's label says
     tokens: int
-    mean_logprob: float
-    certainty: float  # self-certainty over the top 5 logprobs
+    mean_logprob: float | None  # None: the engine sent none, or the log it was read from holds none
+    certainty: float | None  # self-certainty over the top 5 logprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,11 @@ class Pool:
     runs: tuple[Run, ...] = ()
     calls: tuple[Call, ...] = ()
 
+    @property
+    def label(self) -> Label:
+        """Where correctness comes from: a verifier, a reference, or the agreement of the samples themselves."""
+        return self.question.label
+
     def to_json(self) -> dict[str, Any]:
         return {
             "version": POOL_VERSION,
@@ -73,6 +83,7 @@ class Pool:
             "model": self.model,
             "temperature": self.temperature,
             "recorded": self.recorded,
+            "label": self.label,
             "samples": [asdict(sample) for sample in self.samples],
             "runs": [asdict(run) for run in self.runs],
             "calls": [asdict(call) for call in self.calls],
@@ -81,8 +92,9 @@ class Pool:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Pool:
         """Raises ValueError for another version or a row that is not a pool."""
-        if row.get("version") != POOL_VERSION:
-            raise ValueError(f"pool version {row.get('version')!r}, this program reads {POOL_VERSION}")
+        if row.get("version") not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise ValueError(f"pool version {row.get('version')!r}, this program reads {known}")
         try:
             return cls(
                 question=Question.from_json(row["question"]),
@@ -98,27 +110,51 @@ class Pool:
 
 
 def read_pools(path: Path) -> list[Pool]:
-    """Read a pools file (.jsonl or .jsonl.gz). Raises ValueError with the line that is broken."""
-    pools: list[Pool] = []
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            pools.append(Pool.from_json(cast("dict[str, Any]", orjson.loads(line))))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-    return pools
+    """Read a pools file. Raises ValueError with what is wrong, and in which line, ImportError without pyarrow."""
+    if path.suffix == parquet.SUFFIX:
+        return [_pool(row, f"{path}, row {number}") for number, row in enumerate(parquet.read(path), start=1)]
+    return [_pool(line, f"{path}, line {number}") for number, line in enumerate(_lines(path), start=1)]
+
+
+def _pool(raw: bytes | Mapping[str, Any], where: str) -> Pool:
+    try:
+        row: Any = orjson.loads(raw) if isinstance(raw, bytes) else raw
+        if not isinstance(row, Mapping):
+            raise ValueError("not a pool")
+        return Pool.from_json(cast("Mapping[str, Any]", row))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def write_pools(path: Path, pools: Iterable[Pool]) -> None:
-    """Write compressed; the same pools give the same bytes. Replaces the file only when all is written."""
-    data = b"".join(orjson.dumps(pool.to_json()) + b"\n" for pool in pools)
+    """The same pools give the same bytes. Replaces the file only when all is written.
+
+    Raises ValueError for a name of another kind, ImportError for .parquet without pyarrow.
+    """
+    check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".writing")
-    partial.write_bytes(gzip.compress(data, compresslevel=9, mtime=0))
+    if path.suffix == parquet.SUFFIX:
+        parquet.write(partial, [pool.to_json() for pool in pools])
+    else:
+        data = b"".join(orjson.dumps(pool.to_json()) + b"\n" for pool in pools)
+        partial.write_bytes(gzip.compress(data, compresslevel=9, mtime=0) if path.suffix == ".gz" else data)
     partial.replace(path)
+
+
+def check_name(path: Path) -> None:
+    """Before hours are spent on what can't be written. Raises ValueError, ImportError."""
+    if path.suffix == parquet.SUFFIX:
+        parquet.load()
+    elif not path.name.endswith((".jsonl.gz", ".jsonl")):
+        raise ValueError(f"{path}: pools are written to .parquet, .jsonl.gz or .jsonl")
 
 
 def _lines(path: Path) -> Iterator[bytes]:
     raw = path.read_bytes()
     if path.suffix == ".gz":
-        raw = gzip.decompress(raw)
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole gzip file") from error
     return (line for line in raw.splitlines() if line.strip())

@@ -139,10 +139,10 @@ def _sample(question: Question, candidate: Candidate, form: str | None) -> Sampl
         answer=found.value if found is not None else None,
         correct=verify(question, candidate.text) if found is not None else 0.0,
         tokens=candidate.tokens,
-        mean_logprob=round(logprobs.mean, 5) if logprobs else 0.0,
+        mean_logprob=round(logprobs.mean, 5) if logprobs and logprobs.tokens else None,
         certainty=round(logprobs.certainty / logprobs.certain_tokens, 5)
         if logprobs and logprobs.certain_tokens
-        else 0.0,
+        else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, permutations
 from random import Random
 
@@ -235,3 +236,28 @@ def test_a_table_holds_what_each_pool_can_tell() -> None:
 async def test_a_pool_does_not_know_what_a_configured_scorer_would_have_said() -> None:
     assert PoolLabels(pool_of([sample(RIGHT)] * 4)).label(StrategySpec.parse("best_of_n@4:my_prm")) is None
     assert PoolLabels(pool_of([sample(RIGHT)] * 4)).label(StrategySpec.parse("best_of_n@4:tail_confidence")) is None
+
+
+def test_without_logprobs_only_the_best_of_n_is_unknown() -> None:
+    """Whom a scorer of logprobs would have chosen is not known, and 0 is no stand-in for it; votes need none."""
+    spoken = [sample(RIGHT), sample("8"), sample(RIGHT), sample("9")]
+    silent = [replace(each, mean_logprob=None, certainty=None) for each in spoken]
+    menu = menu_of("single", "majority_vote@4", "best_of_n@4", "best_of_n@4:borda", "best_of_n@4:self_certainty")
+    (known, unknown) = label_table([pool_of(spoken), pool_of(silent)], menu)
+    assert set(known) == set(menu)
+    assert set(unknown) == set(menu[:2])
+    assert unknown[menu[1]].accuracy == known[menu[1]].accuracy
+
+
+def test_one_voter_without_a_score_leaves_the_scorer_unknown() -> None:
+    samples = [sample(RIGHT), replace(sample("8"), certainty=None)]
+    menu = menu_of("best_of_n@2", "best_of_n@2:self_certainty")
+    assert set(label_table([pool_of(samples)], menu)[0]) == {menu[0]}
+
+
+def test_a_sample_that_casts_no_vote_needs_no_score() -> None:
+    """Nothing said, nothing to score: it could not have been chosen anyway."""
+    blank = replace(sample(None), mean_logprob=None, certainty=None)
+    menu = menu_of("best_of_n@2", "best_of_n@2:borda")
+    labels = label_table([pool_of([sample(RIGHT), blank])], menu)[0]
+    assert [labels[spec].accuracy for spec in menu] == [1.0, 1.0]
