@@ -30,7 +30,8 @@ from router.pools import read_pools
 from router.questions import Question, verify
 from router.waves import wave_size
 from server.backends.openai import OpenAIEngine
-from server.calibrate import Plan, as_query
+from server.calibration.collect import as_query
+from server.calibration.plan import Plan
 from server.config import load_config
 from server.gateway import engine_settings, start_embedded
 from strategies.answers import expected_form

@@ -6,12 +6,16 @@ import asyncio
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from router.boosted import ModelError
+from router.chats import read_chats
+from router.families import builtin_questions
+from router.questions import Question
 from server.backends.embedded import EmbeddedEngineError
 from server.config import Config, ConfigError, load_config
 from server.serving import PortTaken, run, serve_forever
@@ -110,39 +114,108 @@ def demo(once: bool, port: int, path: Path) -> None:
 @main.command()
 @_config_option
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=_POOLS, show_default=True,
-    help="Pools file to write; one that is there already is not overwritten.",
-)  # fmt: skip
-@click.option("--per-family", type=click.IntRange(1, 1000), default=15, show_default=True, help="Questions a family.")
-@click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="Samples a question.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the questions.")
-@click.option("--family", "families", multiple=True, help="Ask this family of questions only; may be repeated.")
+    "--questions",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Your own: JSONL of chats or of OpenAI batch requests. Without it the built-in questions are asked.",
+)
+@click.option(
+    "--verifier",
+    metavar="FILE.py[:FUNCTION]",
+    help="Judge by your function(messages, candidates), 0 to 1 each. Without it by the references; without those by "
+    "agreement with the vote.",
+)
+@click.option(
+    "--verifier-timeout",
+    type=click.FloatRange(0.001),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For one sample; a later verdict counts as wrong.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Pools file to write, .parquet, .jsonl.gz or .jsonl; one that is there already is not overwritten.  "
+    "[default: pools/<name of the questions>.parquet, or the demo's]",
+)
+@click.option("--samples", type=click.IntRange(1, 1024), default=16, show_default=True, help="Most samples a question.")
+@click.option(
+    "--budget",
+    type=click.IntRange(1),
+    metavar="TOKENS",
+    help="Completion tokens that are never passed: 4 samples a question first, then more where answers disagree.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be recorded and what it costs; ask nobody.")
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1024), default=1, show_default=True, help="Questions asked at once."
+)
+@click.option("--rate", type=click.FloatRange(0.001), help="Most requests a second to the engine.")
 @click.option("--no-sweep", is_flag=True, help="Leave out the load sweep that the speed model learns from.")
+@click.option(
+    "--per-family", type=click.IntRange(1, 1000), default=15, show_default=True, help="Built-in questions a family."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the built-in questions.")
+@click.option("--family", "families", multiple=True, help="Ask this built-in family only; may be repeated.")
 def calibrate(
-    path: Path | None, out: Path, per_family: int, samples: int, seed: int, families: tuple[str, ...], no_sweep: bool
+    path: Path | None,
+    questions: Path | None,
+    verifier: str | None,
+    verifier_timeout: float,
+    out: Path | None,
+    samples: int,
+    budget: int | None,
+    dry_run: bool,
+    concurrency: int,
+    rate: float | None,
+    no_sweep: bool,
+    per_family: int,
+    seed: int,
+    families: tuple[str, ...],
 ) -> None:
-    """Record what the engine achieves: every built-in question many times, judged by its verifier.
+    """Record what the engine achieves: every question many times, each sample judged. `train` learns from it.
+
+    \b
+      apportion calibrate -c my.yaml --questions chats.jsonl --budget 2000000
+      apportion calibrate -c my.yaml --questions chats.jsonl --verifier check.py --dry-run
+      apportion calibrate -c my.yaml --out pools/builtin.parquet     # the built-in questions
+
+    A line of chats.jsonl is {"messages": [...]}, with "reference" if the right answer is known. See docs/calibrate.md.
 
     Interrupt it whenever you like: the next call goes on where this one stopped.
     """
-    from server.calibrate import calibrate_builtin
+    from server.calibration import run as calibration
 
     config = _config(path)
-    asyncio.run(
-        _cleanly(
-            calibrate_builtin(
-                config,
-                out=out,
-                per_family=per_family,
-                samples=samples,
-                seed=seed,
-                families=families,
-                sweep_load=not no_sweep,
-                say=lambda text: click.echo(text, err=True),
-            )
-        )
+    options = calibration.Options(
+        out=out or (Path("pools") / f"{questions.stem}.parquet" if questions else _POOLS),
+        samples=samples,
+        budget=budget,
+        concurrency=concurrency,
+        rate=rate,
+        verifier=verifier,
+        verifier_seconds=verifier_timeout,
+        sweep=not no_sweep,
     )
-    click.echo(out)
+    try:
+        calibration.check(options)
+        if questions is None:
+            asked: Sequence[Question] = builtin_questions(per_family=per_family, seed=seed, families=families)
+        else:
+            limit = config.budgets.max_tokens_per_candidate
+            chats = read_chats(questions, max_tokens=limit, has_verifier=verifier is not None)
+            asked = chats.questions
+            _say(f"{len(asked)} questions" + (f", {chats.duplicates} asked twice" if chats.duplicates else ""))
+        if dry_run:
+            click.echo(calibration.dry_run(config, asked, options))
+            return
+    except (ImportError, ValueError) as error:
+        raise _Clear(str(error)) from None
+    try:
+        asyncio.run(_cleanly(calibration.calibrate(config, asked, options, _say)))
+    except KeyboardInterrupt:
+        _say(calibration.interrupted(options))
+        sys.exit(130)
+    click.echo(options.out)
 
 
 @main.command()
@@ -173,9 +246,9 @@ def train(path: Path | None, pools: Path, out: Path | None) -> None:
             stop_threshold=config.strategies.stop_threshold,
             borda_power=config.strategies.borda_power,
         )
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise _Clear(str(error)) from None
-    out = out or _MODELS / pools.name.removesuffix(".gz").removesuffix(".jsonl")
+    out = out or _MODELS / pools.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
     version = trained.model.save(out)
     write_card(out / "CARD.md", trained, version=version, source=pools.name)
     click.echo(f"{out}: model {version}")
@@ -210,13 +283,17 @@ def evaluate(path: Path | None, pools: Path, unseen_families: bool, json_path: P
             borda_power=config.strategies.borda_power,
             unseen_families=unseen_families,
         )
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         raise _Clear(str(error)) from None
     click.echo(table(result))
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         figures = {"command": shlex.join(["apportion", *sys.argv[1:]]), **result.to_json()}
         json_path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 async def _cleanly(work: Any) -> None:

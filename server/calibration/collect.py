@@ -1,70 +1,39 @@
-"""Record pools: ask an engine every calibration question many times, and judge what comes back.
+"""Ask an engine the questions, judge what comes back, and write the pools.
 
-Resumable: every finished question is one line of `<out>.partial`, written at once; a later run goes on after it.
+Resumable: what has been recorded is on disk at once (`journal`), and a later run goes on from there. Under a budget the
+questions are taken in a random order, always the same, so that those which the tokens last for are a fair sample.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import product
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import orjson
-
-from router.families import builtin_questions
-from router.pools import Call, Pool, Run, Sample, write_pools
-from router.questions import Question, verify
+from router.outcomes import accuracy, agreed, judged, sample_of
+from router.pools import Call, Pool, Run, Sample, check_name, write_pools
+from router.questions import Question
 from server.backends.calls import CallStats
-from server.backends.openai import OpenAIEngine
-from server.config import Config
-from server.gateway import engine_settings, start_embedded
-from strategies.answers import answer_of, expected_form
+from server.calibration.journal import Journal
+from server.calibration.plan import PILOT, Estimate, Plan, Progress, estimate, next_round
 from strategies.anytime import run
-from strategies.beam_search import Steps
 from strategies.ledger import Ledger
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
-from strategies.types import Budget, Candidate, Prices, Query, StrategySpec, Tools
+from strategies.types import Budget, Candidate, Engine, EngineError, Prices, Query, StrategySpec, Tools
 
 _TOP_LOGPROBS = 5
 _DEADLINE = 300.0  # seconds for one run of a strategy; an engine slower than that is broken
+_UNLIMITED = 10**12
+_ITS_OWN_FAULT = frozenset({400, 413, 422})  # statuses that tell of the question, not of the engine
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to record for each question."""
-
-    samples: int = 16
-    runs: tuple[StrategySpec, ...] = ()  # strategies that can't be derived from samples
-    sampling: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.8})
-    steps: Steps = field(default_factory=Steps)
-    model: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    done: int
-    total: int
-    started_with: int  # questions that were there already
-    seconds: float
-    correct: float  # mean correctness of the last question's samples
-    family: str
-
-    def __str__(self) -> str:
-        fresh = self.done - self.started_with
-        left = (self.total - self.done) * self.seconds / fresh if fresh else 0.0
-        return (
-            f"{self.done}/{self.total} questions, {self.seconds:.0f} s, about {left / 60:.1f} min left"
-            f" ({self.family}: {self.correct:.2f} right)"
-        )
+Judge = Callable[[Query, Sequence[Candidate]], Awaitable[Sequence[float]]]
 
 
 class Recorder:
@@ -98,7 +67,8 @@ def as_query(question: Question, plan: Plan, *, seconds: float = _DEADLINE) -> Q
         id=f"calibrate-{question.id}",
         model=plan.model,
         messages=question.messages,
-        sampling=plan.sampling,
+        sampling={**question.sampling, **plan.sampling},
+        tools=question.tools,
         budget=Budget(max_total_tokens=1_000_000, deadline=now + seconds),
         prices=Prices(token_price=0.0, latency_price=0.0),
         max_tokens=question.max_tokens,
@@ -106,65 +76,9 @@ def as_query(question: Question, plan: Plan, *, seconds: float = _DEADLINE) -> Q
     )
 
 
-async def record_question(question: Question, plan: Plan, engine: OpenAIEngine, recorder: Recorder) -> Pool:
-    """All samples and runs of one question. Raises EngineError."""
-    query = as_query(question, plan)
-    form = expected_form(query)
-    samples: list[Sample] = []
-    while len(samples) < plan.samples:
-        sampler = MeteredSampler(engine, Ledger(query.budget.max_total_tokens), default_max_tokens=question.max_tokens)
-        wave = min(engine.max_n, plan.samples - len(samples))
-        drawn = sampler.draw(query, n=wave, top_logprobs=_TOP_LOGPROBS)
-        async with aclosing(drawn):
-            samples += [_sample(question, candidate, form) async for candidate in drawn]
-    calls = recorder.take()
-    runs = [await _run(question, spec, plan, engine) for spec in plan.runs]
-    recorder.take()  # a run's calls are continuations: their prompts are mostly cached, and would mislead
-    return Pool(
-        question=question,
-        model=plan.model,
-        temperature=float(plan.sampling.get("temperature", 1.0)),
-        recorded=datetime.now(UTC).date().isoformat(),
-        samples=tuple(samples),
-        runs=tuple(runs),
-        calls=calls,
-    )
-
-
-def _sample(question: Question, candidate: Candidate, form: str | None) -> Sample:
-    found = answer_of(candidate, form=form)
-    logprobs = candidate.logprobs
-    return Sample(
-        text=candidate.text,
-        answer=found.value if found is not None else None,
-        correct=verify(question, candidate.text) if found is not None else 0.0,
-        tokens=candidate.tokens,
-        mean_logprob=round(logprobs.mean, 5) if logprobs and logprobs.tokens else None,
-        certainty=round(logprobs.certainty / logprobs.certain_tokens, 5)
-        if logprobs and logprobs.certain_tokens
-        else None,
-    )
-
-
-async def _run(question: Question, spec: StrategySpec, plan: Plan, engine: OpenAIEngine) -> Run:
-    query = as_query(question, plan)
-    ledger = Ledger(query.budget.max_total_tokens)
-    sampler = MeteredSampler(engine, ledger, default_max_tokens=question.max_tokens)
-    tools = Tools(sampler=sampler, scorer=SCORERS[spec.scorer] if spec.scorer else None)
-    strategy = strategies(plan.steps)[spec.method]
-    started = time.monotonic()
-    answer = await run(strategy, query, spec, tools, sampler, deadline=query.budget.deadline)
-    winner = answer.winners[0]
-    return Run(
-        spec=str(spec),
-        correct=verify(question, winner.text) if winner.finished else 0.0,
-        tokens=ledger.spent,
-        seconds=round(time.monotonic() - started, 4),
-    )
-
-
 def check_new(out: Path) -> None:
-    """Raises ValueError when a finished recording is there: it took hours and is not overwritten."""
+    """Raises ValueError when a finished recording is there: it took hours and is not overwritten. ImportError too."""
+    check_name(out)
     if out.exists():
         raise ValueError(f"{out} holds a finished recording, which is not overwritten: name another file with --out")
 
@@ -172,180 +86,234 @@ def check_new(out: Path) -> None:
 async def record(
     questions: Sequence[Question],
     plan: Plan,
-    engine: OpenAIEngine,
+    engine: Engine,
     recorder: Recorder,
     out: Path,
     *,
     progress: Callable[[Progress], None],
+    planned: Callable[[Estimate], None] = lambda estimate: None,
+    judge: Judge | None = None,
     swept: Callable[[], Awaitable[Sequence[Call]]] | None = None,
+    sweep: int = 0,
 ) -> list[Pool]:
     """Record every question that `<out>.partial` does not hold yet, then write `out`.
 
-    swept: a load sweep to record at the end. Raises EngineError, ValueError; what was recorded until then stays and the
-    next call goes on after it.
+    judge: the user's verifier. swept: a load sweep to record at the end, for which so many tokens of a budget are kept.
+    planned: told what the budget buys, once a few questions have been asked. Questions that the engine refuses are left
+    out. Raises EngineError, ValueError; what was recorded until then stays and the next call goes on after it.
     """
     check_new(out)
-    partial = out.with_name(out.name + ".partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("ab") as lines:
-        _claim(lines, partial)
-        done = _resume(partial)
-        _check_same(done.values(), plan, partial)
-        known, started = len(done), time.monotonic()
-        for question in questions:
-            if question.id in done:
-                continue
-            pool = await record_question(question, plan, engine, recorder)
-            lines.write(orjson.dumps(pool.to_json()) + b"\n")
-            lines.flush()
-            done[question.id] = pool
-            right = sum(sample.correct for sample in pool.samples) / len(pool.samples)
-            progress(
-                Progress(
-                    done=len(done),
-                    total=len(questions),
-                    started_with=known,
-                    seconds=time.monotonic() - started,
-                    correct=right,
-                    family=question.family,
-                )
-            )
-        pools = [done[question.id] for question in questions]
+    with Journal(out, questions, plan) as journal:
+        collector = _Collector(questions, plan, engine, recorder, journal, judge, sweep=sweep, progress=progress)
+        try:
+            await collector.collect(planned)
+            await collector.run_strategies()
+        finally:
+            collector.settle()
+        pools = [judged(journal.pools[question.id]) for question in questions if question.id in journal.pools]
+        if not pools:
+            raise collector.refusal or ValueError("the budget does not last for a single question")
         if swept is not None:
             pools[0] = replace(pools[0], calls=(*pools[0].calls, *await swept()))
-    write_pools(out, pools)
-    partial.unlink()
+        write_pools(out, pools)
+        journal.remove()
     return pools
 
 
-def _claim(file: BinaryIO, partial: Path) -> None:
-    """Two recordings into one file would tear each other's lines. Raises ValueError when another one is running."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"another calibration is writing {partial}") from None
+class _Collector:
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        plan: Plan,
+        engine: Engine,
+        recorder: Recorder,
+        journal: Journal,
+        judge: Judge | None,
+        *,
+        sweep: int,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        by_chance = sorted(questions, key=lambda question: sha256(question.id.encode()).digest())
+        self._questions = questions if plan.budget is None else by_chance
+        self._plan, self._engine, self._recorder, self._journal = plan, engine, recorder, journal
+        self._judge, self._sweep, self._progress = judge, sweep, progress
+        limit = _UNLIMITED if plan.budget is None else plan.budget - sweep - journal.tokens
+        self._ledger = Ledger(limit) if limit > 0 else None
+        self._kept = 0  # tokens of this run that became samples
+        self._drawing = 0
+        self._ended = asyncio.Condition()  # a draw has, and given back what it did not need
+        self._closed: set[str] = set()  # questions that get no more: refused, or past the budget
+        self._started, self._known, self._had = time.monotonic(), len(journal.pools), journal.samples
+        self.refusal: EngineError | None = None
 
-
-def _check_same(done: Iterable[Pool], plan: Plan, partial: Path) -> None:
-    """What an interrupted run left behind is gone on with only in its own way. Raises ValueError."""
-    temperature = float(plan.sampling.get("temperature", 1.0))
-    for pool in done:
-        before = (pool.model, pool.temperature, len(pool.samples), {run.spec for run in pool.runs})
-        if before != (plan.model, temperature, plan.samples, {str(spec) for spec in plan.runs}):
-            raise ValueError(
-                f"{partial} was begun with {pool.model}, temperature {pool.temperature:g}, {len(pool.samples)} samples "
-                "or another menu: go on with the same settings, or remove it"
+    async def collect(self, planned: Callable[[Estimate], None]) -> None:
+        opening = self._plan.opening
+        if self._plan.budget is not None:
+            await self._all(self._questions[:PILOT], opening)
+        planned(estimate(self._questions, self._journal.pools.values(), self._plan, sweep=self._sweep))
+        await self._all(self._questions, opening)
+        while opened := [pool for pool in self._recorded() if self._open(pool)]:
+            for_more = next_round(opened, self._plan)
+            await _at_once(
+                [self._top_up(pool.question, len(pool.samples) + self._plan.first) for pool in for_more],
+                self._plan.concurrency,
             )
 
+    async def run_strategies(self) -> None:
+        """One after the other and with nothing beside them, so that their seconds are their own."""
+        for pool in self._recorded():
+            done = {run.spec for run in pool.runs}
+            if missing := [spec for spec in self._plan.runs if str(spec) not in done]:
+                runs = [await self._run(pool, spec) for spec in missing]
+                self._journal.keep(replace(pool, runs=(*pool.runs, *runs)))
+        self._recorder.take()  # calls that go on with a text: mostly cached prompts, which would mislead
 
-def _resume(partial: Path) -> dict[str, Pool]:
-    """Pools of an interrupted run. A torn last line is cut off; its question is asked again."""
-    if not partial.exists():
-        return {}
-    done: dict[str, Pool] = {}
-    whole = 0
-    raw = partial.read_bytes()
-    for line in raw.splitlines(keepends=True):
+    def settle(self) -> None:
+        """Tokens that were spent and are in no sample count against the budget of the next run too."""
+        if self._ledger is not None and (lost := self._ledger.capacity - self._ledger.remaining - self._kept) > 0:
+            self._journal.lose(lost)
+
+    def _recorded(self) -> list[Pool]:
+        return [self._journal.pools[q.id] for q in self._questions if q.id in self._journal.pools]
+
+    def _open(self, pool: Pool) -> bool:
+        return len(pool.samples) < self._plan.samples and pool.question.id not in self._closed
+
+    async def _all(self, questions: Iterable[Question], upto: int) -> None:
+        await _at_once([self._top_up(question, upto) for question in questions], self._plan.concurrency)
+
+    def _top_up(self, question: Question, upto: int) -> Callable[[], Awaitable[None]]:
+        """Draw until the question has so many samples, or the budget has no more for it."""
+
+        async def work() -> None:
+            while question.id not in self._closed:
+                pool = self._journal.pools.get(question.id)
+                missing = min(upto, self._plan.samples) - (len(pool.samples) if pool else 0)
+                if missing < 1:
+                    return
+                wave = await self._begin(min(missing, self._engine.max_n), question.max_tokens)
+                if wave < 1:
+                    self._closed.add(question.id)
+                    return
+                try:
+                    await self._draw(question, wave)
+                finally:
+                    await self._end()
+
+        return work
+
+    async def _begin(self, wanted: int, most: int) -> int:
+        """How many samples of up to `most` tokens may be drawn now: all that are wanted, or, once nothing more can
+        come back, what the rest of the budget is sure to last for. A sample is never cut to fit, as that would teach
+        that answers are short."""
+        if self._ledger is None:
+            return 0
+        async with self._ended:
+            while (allowed := min(wanted, self._ledger.remaining // most)) < wanted and self._drawing:
+                await self._ended.wait()
+            self._drawing += allowed > 0
+        return allowed
+
+    async def _end(self) -> None:
+        self._drawing -= 1
+        async with self._ended:
+            self._ended.notify_all()
+
+    async def _draw(self, question: Question, wave: int) -> None:
+        """Only whole waves are kept: of an interrupted one the short answers have come, and the long ones have not."""
+        assert self._ledger is not None  # noqa: S101 - `_begin` allows nothing without it
+        query = as_query(question, self._plan)
+        sampler = MeteredSampler(self._engine, self._ledger, default_max_tokens=question.max_tokens)
+        top_logprobs = _TOP_LOGPROBS if self._engine.logprobs else None
         try:
-            pool = Pool.from_json(orjson.loads(line))
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            break
-        done[pool.question.id] = pool
-        whole += len(line)
-    if whole < len(raw):
-        with partial.open("r+b") as file:
-            file.truncate(whole)
-    return done
+            async with aclosing(sampler.draw(query, n=wave, top_logprobs=top_logprobs)) as drawn:
+                candidates = [candidate async for candidate in drawn]
+        except EngineError as error:
+            if error.status not in _ITS_OWN_FAULT:
+                raise
+            self._closed.add(question.id)
+            self.refusal = self.refusal or error
+            return
+        fresh = await self._samples(question, query, candidates)
+        before = self._journal.pools.get(question.id) or self._empty(question)
+        pool = replace(before, samples=(*before.samples, *fresh), calls=(*before.calls, *self._recorder.take()))
+        self._journal.keep(pool)
+        self._kept += sum(sample.tokens for sample in fresh)
+        self._progress(self._now(judged(pool)))
 
+    async def _samples(self, question: Question, query: Query, candidates: Sequence[Candidate]) -> list[Sample]:
+        verdicts: Sequence[float | None] = [None] * len(candidates)
+        if question.verifier == "function":
+            if self._judge is None:
+                raise ValueError(f"question {question.id!r} needs a verifier")
+            verdicts = await self._judge(query, candidates)
+        pairs = zip(candidates, verdicts, strict=True)
+        return [sample_of(question, candidate, correct=verdict) for candidate, verdict in pairs]
 
-async def sweep(
-    engine: OpenAIEngine,
-    recorder: Recorder,
-    plan: Plan,
-    *,
-    rounds: int = 2,
-    sentences: Sequence[int] = (2, 12, 40, 100),
-    sequences: Sequence[int] = (1, 2, 4, 8),
-    at_once: Sequence[int] = (1, 2, 4),
-) -> tuple[Call, ...]:
-    """A short load sweep for the speed model: prompts of several lengths, several sequences in a call,
-    several calls at once."""
-    filler = "The quick brown fox jumps over the lazy dog. "
-    recorder.take()
-    for turn, length, added, calls in product(range(rounds), sentences, sequences, at_once):
-        if added <= engine.max_n:
-            questions = [_load(f"{turn}-{length}-{added}-{calls}-{i}", filler * length) for i in range(calls)]
-            await asyncio.gather(*(_drain(engine, as_query(q, plan), added) for q in questions))
-    return recorder.take()
-
-
-def _load(name: str, filler: str) -> Question:
-    """A prompt never seen before, so that no prefix cache shortens the prefill."""
-    return Question(
-        id=f"sweep-{name}",
-        family="sweep",
-        messages=({"role": "user", "content": f"{name} {filler}Go on."},),
-        reference="0",
-        verifier="number",
-        max_tokens=24,
-    )
-
-
-async def _drain(engine: OpenAIEngine, query: Query, added: int) -> None:
-    async for _ in engine.sample(query, n=added, max_tokens=query.max_tokens or 24):
-        pass
-
-
-async def calibrate_builtin(
-    config: Config,
-    *,
-    out: Path,
-    per_family: int,
-    samples: int,
-    seed: int,
-    families: Sequence[str],
-    sweep_load: bool,
-    say: Callable[[str], None],
-) -> None:
-    """Record the built-in questions on the configured engine.
-
-    Raises EngineError, EmbeddedEngineError, ImportError, ValueError.
-    """
-    check_new(out)  # before the engine is started
-    questions = builtin_questions(per_family=per_family, seed=seed, families=families)
-    settings = config.strategies
-    child = await asyncio.to_thread(start_embedded, config, say) if config.engine.kind == "embedded" else None
-    recorder = Recorder()
-    url = child.url if child is not None else config.engine.url
-    engine = OpenAIEngine(engine_settings(config, url), observe=recorder.observe)
-    try:
-        profile = await engine.probe()
-        plan = Plan(
-            samples=samples,
-            # a scorer that asks someone else is not there while calibrating
-            runs=tuple(spec for spec in config.menu if spec.method == "beam_search" and spec.scorer in SCORERS),
-            sampling={"temperature": settings.sampling_temperature},
-            steps=Steps(
-                stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps
-            ),
-            model=config.engine.model or profile.models[0],
+    async def _run(self, pool: Pool, spec: StrategySpec) -> Run:
+        question, plan = pool.question, self._plan
+        query = as_query(question, plan)
+        ledger = Ledger(query.budget.max_total_tokens)
+        sampler = MeteredSampler(self._engine, ledger, default_max_tokens=question.max_tokens)
+        tools = Tools(sampler=sampler, scorer=SCORERS[spec.scorer] if spec.scorer else None)
+        strategy = strategies(plan.steps)[spec.method]
+        started = time.monotonic()
+        answer = await run(strategy, query, spec, tools, sampler, deadline=query.budget.deadline)
+        seconds = time.monotonic() - started
+        (winner,) = await self._samples(question, query, answer.winners[:1])
+        return Run(
+            spec=str(spec),
+            correct=agreed(pool, winner.answer) if pool.label == "agreement" else winner.correct,
+            tokens=ledger.spent,
+            seconds=round(seconds, 4),
         )
-        said = 0.0
 
-        def show(progress: Progress) -> None:
-            nonlocal said
-            if time.monotonic() - said > 1 or progress.done == progress.total:
-                said = time.monotonic()
-                say(str(progress))
+    def _empty(self, question: Question) -> Pool:
+        return Pool(
+            question=question,
+            model=self._plan.model,
+            temperature=self._plan.temperature,
+            recorded=datetime.now(UTC).date().isoformat(),
+            samples=(),
+        )
 
-        async def swept() -> Sequence[Call]:
-            say("load sweep")
-            return await sweep(engine, recorder, plan)
+    def _now(self, last: Pool) -> Progress:
+        wanted = len(self._questions) * self._plan.samples - self._had
+        share = (self._journal.samples - self._had) / wanted
+        if self._plan.budget is not None and self._ledger is not None:
+            share = max(share, self._kept / self._ledger.capacity)
+        word = "agree" if last.label == "agreement" else "right"
+        return Progress(
+            done=len(self._journal.pools),
+            total=len(self._questions),
+            started_with=self._known,
+            samples=self._journal.samples,
+            tokens=self._journal.tokens,
+            share=share,
+            seconds=time.monotonic() - self._started,
+            last=f"{last.question.family}: {accuracy(last.samples):.2f} {word}",
+        )
 
-        await record(questions, plan, engine, recorder, out, progress=show, swept=swept if sweep_load else None)
-    finally:
-        await engine.aclose()
-        if child is not None:
-            child.stop()
+
+async def _at_once(work: Sequence[Callable[[], Awaitable[None]]], limit: int) -> None:
+    """So many at a time, in order. The first that fails ends all of them, and is raised as it is."""
+    waiting = iter(work)
+
+    async def worker() -> None:
+        for each in waiting:
+            await each()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(limit, len(work))):
+                group.create_task(worker())
+    except* Exception as failures:  # noqa: BLE001 - raised again, out of its group
+        raise next(_leaves(failures)) from None
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

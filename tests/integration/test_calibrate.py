@@ -12,7 +12,9 @@ from router.families import builtin_questions
 from router.pools import read_pools
 from router.questions import verify
 from server.backends.openai import EngineSettings, OpenAIEngine
-from server.calibrate import Plan, Progress, Recorder, record, sweep
+from server.calibration.collect import Recorder, record
+from server.calibration.plan import Plan, Progress
+from server.calibration.sweep import sweep
 from strategies.beam_search import Steps
 from tests.conftest import Live
 from tests.fakes import menu_of
@@ -75,7 +77,10 @@ async def test_an_interrupted_recording_goes_on_where_it_stopped(
     assert [pool.question for pool in pools] == QUESTIONS
     for pool in pools:
         assert len(pool.samples) == 4
-        assert all(sample.tokens > 0 and sample.mean_logprob < 0 and sample.certainty > 0 for sample in pool.samples)
+        assert all(
+            sample.tokens > 0 and (sample.mean_logprob or 0) < 0 and (sample.certainty or 0) > 0
+            for sample in pool.samples
+        )
         assert all(sample.correct == verify(pool.question, sample.text) for sample in pool.samples if sample.answer)
         assert [run.spec for run in pool.runs] == ["beam_search@2x2"]
         assert pool.calls

@@ -130,7 +130,7 @@ def test_a_finished_recording_is_not_overwritten(pools: Path) -> None:
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    result = call("calibrate", "--out", str(tmp_path / "x.gz"), "--family", "algebra")
+    result = call("calibrate", "--out", str(tmp_path / "x.jsonl.gz"), "--family", "algebra")
     assert result.exit_code == 1
     assert "small_sum" in result.output
 

@@ -1,0 +1,1 @@
+"""Recording pools: ask an engine every question many times, and judge what comes back."""
