@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from router.evaluation import calibration_quality
 from router.features import FEATURE_NAMES, FEATURES_VERSION
+from router.pools import Pool
 from router.predictors import SPEC_FEATURES
 from router.training import FOLDS, Trained, calibrated
 from strategies.types import StrategySpec
@@ -36,6 +39,7 @@ def _head(trained: Trained, version: str, source: str) -> list[str]:
         f"| data | `{source}`: {len(pools)} questions of {len({p.question.family for p in pools})} families, "
         f"{sum(len(p.samples) for p in pools)} samples, recorded {' to '.join(dict.fromkeys((dates[0], dates[-1])))} |",
         f"| engine's model | {', '.join(engines)}, temperature {', '.join(f'{t:g}' for t in temperatures)} |",
+        f"| right is | {_judged(pools)} |",
         f"| query features | version {FEATURES_VERSION}, {len(FEATURE_NAMES)} of them |",
         f"| made with | LightGBM {installed('lightgbm')}, NumPy {installed('numpy')} |",
         f"| weight of predicted differences between strategies | {trained.model.calibration.gain_weight:g} "
@@ -49,6 +53,18 @@ def _head(trained: Trained, version: str, source: str) -> list[str]:
         "- other hardware, for seconds: the gateway corrects them by what it sees, starting from these.",
         "",
     ]
+
+
+_JUDGES = {
+    "verifier": "what a verifier says",
+    "reference": "what equals the reference",
+    "agreement": "what agrees with the vote over all samples, right or not",
+}
+
+
+def _judged(pools: Sequence[Pool]) -> str:
+    counts = Counter(pool.label for pool in pools)
+    return "; ".join(f"{means} ({counts[label]} questions)" for label, means in _JUDGES.items() if counts[label])
 
 
 def _held_out(trained: Trained) -> list[str]:

@@ -57,6 +57,11 @@ _config_option = click.option(
     "--config", "-c", "path", type=click.Path(path_type=Path, dir_okay=False), help="YAML file, e.g. configs/vllm.yaml."
 )
 
+_pools_option = click.option(
+    "--pools", type=click.Path(path_type=Path, exists=True, dir_okay=False), multiple=True, default=(_POOLS,),
+    show_default=True, help="Recorded or imported pools; may be repeated.",
+)  # fmt: skip
+
 
 @main.command()
 @_config_option
@@ -218,25 +223,77 @@ def calibrate(
     click.echo(options.out)
 
 
-@main.command()
+@main.command("import")
+@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @_config_option
-@click.option(
-    "--pools", type=click.Path(path_type=Path, exists=True), default=_POOLS, show_default=True, help="Recorded pools."
-)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the models.  [default: configs/models/<name of the pools>]",
+    help="Pools file to write, .parquet, .jsonl.gz or .jsonl; one that is there already is not overwritten.  "
+    "[default: pools/<name of the first log>.parquet]",
 )
-def train(path: Path | None, pools: Path, out: Path | None) -> None:
-    """Learn the allocator's models from recorded pools. The same pools give the same files."""
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Of batch outputs: their input, or chats with references under the same ids.",
+)
+@click.option("--model", help="Take this model's samples only; of lm-evaluation-harness: its name.")
+@click.option("--score", help="The log's score that says what is right.  [default: its first]")
+def import_logs(
+    logs: tuple[Path, ...],
+    path: Path | None,
+    out: Path | None,
+    questions: Path | None,
+    model: str | None,
+    score: str | None,
+) -> None:
+    """Make pools of logs that are there already, without asking an engine.
+
+    \b
+      apportion import samples_gsm8k_*.jsonl                 # lm-evaluation-harness, --log_samples
+      apportion import logs/*.eval                           # inspect_ai; epochs are samples
+      apportion import output.jsonl --questions input.jsonl  # OpenAI batch
+
+    They teach accuracy and lengths, not seconds, and best-of-N by logprobs only where the log has them.
+    """
+    from router.logs import Reading, read_logs
+    from router.pools import write_pools
+    from server.calibration.collect import check_new
+
+    limit = _config(path).budgets.max_tokens_per_candidate
+    out = out or Path("pools") / f"{logs[0].stem}.parquet"
+    try:
+        check_new(out)
+        found = read_logs(logs, Reading(max_tokens=limit, model=model, score=score, questions=questions))
+        write_pools(out, found.pools)
+    except (ImportError, ValueError) as error:
+        raise _Clear(str(error)) from None
+    _say(f"{len(found.pools)} questions, {sum(len(pool.samples) for pool in found.pools)} samples")
+    for note in found.notes:
+        _say(note)
+    click.echo(out)
+
+
+@main.command()
+@_config_option
+@_pools_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the models.  [default: configs/models/<name of the first pools>]",
+)
+def train(path: Path | None, pools: tuple[Path, ...], out: Path | None) -> None:
+    """Learn the allocator's models from recorded pools. The same pools give the same files.
+
+    Imported logs hold no times: give them together with pools that `calibrate` has recorded on your engine.
+    """
     from router.card import write_card
     from router.pools import read_pools
     from router.training import train as fit
 
     config = _config(path)
     try:
-        recorded = read_pools(pools)
+        recorded = [pool for file in pools for pool in read_pools(file)]
         click.echo(f"{len(recorded)} questions, {sum(len(p.samples) for p in recorded)} samples", err=True)
         trained = fit(
             recorded,
@@ -248,20 +305,18 @@ def train(path: Path | None, pools: Path, out: Path | None) -> None:
         )
     except (ImportError, ValueError) as error:
         raise _Clear(str(error)) from None
-    out = out or _MODELS / pools.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
+    out = out or _MODELS / pools[0].name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
     version = trained.model.save(out)
-    write_card(out / "CARD.md", trained, version=version, source=pools.name)
+    write_card(out / "CARD.md", trained, version=version, source=", ".join(file.name for file in pools))
     click.echo(f"{out}: model {version}")
 
 
 @main.command()
 @_config_option
-@click.option(
-    "--pools", type=click.Path(path_type=Path, exists=True), default=_POOLS, show_default=True, help="Recorded pools."
-)
+@_pools_option
 @click.option("--unseen-families", is_flag=True, help="Hold out whole families of questions: how it does off its data.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
-def evaluate(path: Path | None, pools: Path, unseen_families: bool, json_path: Path | None) -> None:
+def evaluate(path: Path | None, pools: tuple[Path, ...], unseen_families: bool, json_path: Path | None) -> None:
     """Adaptive allocation against every fixed strategy and the oracle, on held-out questions.
 
     Every question is predicted by a model that has not seen it (cross-fitting). Nothing is written but --json.
@@ -275,7 +330,7 @@ def evaluate(path: Path | None, pools: Path, unseen_families: bool, json_path: P
     config = _config(path)
     try:
         result = compare(
-            read_pools(pools),
+            [pool for file in pools for pool in read_pools(file)],
             config.menu,
             step_tokens=config.strategies.beam_step_tokens,
             level=config.budgets.quantile,

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from server.cli import main
 from tests.unit.test_learning import POOLS
 
-COMMANDS = ("serve", "demo", "calibrate", "train", "evaluate")
+COMMANDS = ("serve", "demo", "calibrate", "import", "train", "evaluate")
 
 
 def call(*arguments: str) -> Result:
@@ -71,6 +71,7 @@ def test_train_and_evaluate_on_recorded_pools(pools: Path, config: Path, tmp_pat
     card = (tmp_path / "a" / "CARD.md").read_text()
     assert versions[0] in card
     assert "60 questions of 2 families" in card
+    assert "| right is | what a verifier says (60 questions) |" in card
     assert card == (tmp_path / "b" / "CARD.md").read_text()
 
     figures = tmp_path / "figures.json"
@@ -163,3 +164,23 @@ def test_serve_with_a_model_that_is_not_there_says_how_to_make_one(tmp_path: Pat
     assert done.returncode != 0
     assert "apportion train" in done.stderr
     assert "Traceback" not in done.stderr, done.stderr
+
+
+def test_imported_logs_are_trained_on_beside_recorded_times(pools: Path, config: Path, tmp_path: Path) -> None:
+    """A log has no times of the engine, and says so when it is alone; several files are one set of examples."""
+    from dataclasses import replace
+
+    from router.pools import write_pools
+
+    untimed = tmp_path / "log.parquet"
+    renamed = (replace(p, question=replace(p.question, id=f"log-{p.question.id}"), calls=(), runs=()) for p in POOLS)
+    write_pools(untimed, renamed)
+    alone = call("train", "-c", str(config), "--pools", str(untimed), "--out", str(tmp_path / "a"))
+    assert alone.exit_code == 1
+    assert "no timed engine calls" in alone.output
+    both = call(
+        "train", "-c", str(config), "--pools", str(pools), "--pools", str(untimed), "--out", str(tmp_path / "b")
+    )
+    assert both.exit_code == 0
+    card = (tmp_path / "b" / "CARD.md").read_text()
+    assert "`mine.jsonl.gz, log.parquet`: 120 questions" in card
