@@ -78,20 +78,20 @@ class Estimate:
     def __str__(self) -> str:
         plan, opened = self.plan, self.opened
         if self.seen:
-            price, about = f"{self.tokens:.0f} tokens a sample, the mean of {self.seen}", "about"
+            price, about = f"{self.tokens:.0f} tokens a sample (mean of {self.seen})", "about"
         else:
             about = "at most" if plan.budget is None else "at least"
-            price = f"at most {self.tokens:.0f} tokens a sample, by max_tokens, as none has been seen"
+            price = f"at most {self.tokens:.0f} tokens a sample (max_tokens: none has been seen)"
         if plan.budget is None:
             lines = [
-                f"plan, at {price}:",
+                f"plan, with {price}:",
                 f"  {opened:,} questions x {plan.samples} samples: {about} {self.samples * self.tokens:,.0f} tokens",
             ]
             if plan.runs:
                 lines.append(f"  and on each question the runs {', '.join(map(str, plan.runs))}")
         else:
             lines = [
-                f"plan, at {price}: {plan.budget:,} tokens buy {about} {self.samples:,} samples",
+                f"plan, with {price}: {plan.budget:,} tokens buy {about} {self.samples:,} samples",
                 f"  {plan.opening} samples for {opened:,} of {self.questions:,} questions: {opened * plan.opening:,}",
                 f"  more where answers disagree most, up to {plan.samples} a question: {self.further:,}",
                 f"  kept for the load sweep: {self.sweep:,} tokens" if self.sweep else "  no load sweep",
