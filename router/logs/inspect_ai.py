@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -40,14 +42,18 @@ def read(path: Path, log: Json, reading: Reading) -> Iterator[Found]:
 
 
 def read_archive(path: Path, reading: Reading) -> Iterator[Found]:
-    """The same from `.eval`. Raises ValueError."""
+    """The same from `.eval`, whose compression may be Zstandard. Raises ValueError."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("zipfile_zstd")  # teaches zipfile, which can by itself from Python 3.14 on
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if name.startswith("samples/"))
             header = cast("Json", orjson.loads(archive.read("header.json")))
             samples = [cast("Json", orjson.loads(archive.read(name))) for name in names]
     except (zipfile.BadZipFile, KeyError, NotImplementedError, orjson.JSONDecodeError) as error:
-        raise ValueError(f"{path} can't be read: convert it with `inspect log convert --to json`") from error
+        raise ValueError(
+            f"{path} can't be read: install apportion[calibrate], or convert it with `inspect log convert --to json`"
+        ) from error
     return read(path, {**header, "samples": samples}, reading)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.fakes import menu_of
 
 LOGS = ROOT / "tests" / "fixtures" / "logs"
 GSM8K = "samples_gsm8k_2026-03-01T10-20-30.123456.jsonl"
+ZSTANDARD = 93  # zip's number for it
 REPEATS = "samples_gsm8k_repeats_2026-03-02T10-20-30.123456.jsonl"
 
 
@@ -72,9 +74,9 @@ def test_harness_older_logs_list_no_metrics() -> None:
 # --- inspect_ai
 
 
-def archive(folder: Path, *, whole: bool = True) -> str:
+def archive(folder: Path, *, compression: int = zipfile.ZIP_DEFLATED, whole: bool = True) -> str:
     log = orjson.loads((LOGS / "inspect.json").read_bytes())
-    with zipfile.ZipFile(folder / "log.eval", "w", zipfile.ZIP_DEFLATED) as file:
+    with zipfile.ZipFile(folder / "log.eval", "w", compression) as file:
         for sample in log.pop("samples"):
             file.writestr(f"samples/{sample['id']}_epoch_{sample['epoch']}.json", orjson.dumps(sample))
         if whole:
@@ -101,8 +103,11 @@ def test_inspect_epochs_are_samples_of_their_question() -> None:
     check_inspect(imported("inspect.json"))
 
 
-def test_inspect_archives_hold_the_same(tmp_path: Path) -> None:
-    check_inspect(imported(archive(tmp_path), folder=tmp_path))
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, ZSTANDARD], ids=["deflate", "zstandard"])
+def test_inspect_archives_hold_the_same(compression: int, tmp_path: Path) -> None:
+    """Older and newer versions compress differently."""
+    importlib.import_module("zipfile_zstd")
+    check_inspect(imported(archive(tmp_path, compression=compression), folder=tmp_path))
 
 
 def test_another_score_can_be_named() -> None:
