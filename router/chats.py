@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -51,7 +51,7 @@ def read_chats(path: Path, *, max_tokens: int, has_verifier: bool = False) -> Ch
     return Chats(questions=tuple(asked.values()), duplicates=lines - len(asked))
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, Json]]:
+def json_lines(path: Path) -> Generator[tuple[str, Json]]:
     """The objects of a JSONL file, each with its place. Raises ValueError for a line that is no JSON object."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

@@ -266,7 +266,7 @@ def import_logs(
         check_new(out)
         found = read_logs(logs, Reading(max_tokens=limit, model=model, score=score, questions=questions))
         write_pools(out, found.pools)
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise _Clear(str(error)) from None
     _say(f"{len(found.pools)} questions, {sum(len(pool.samples) for pool in found.pools)} samples")
     for note in found.notes:
@@ -354,5 +354,5 @@ def _say(text: str) -> None:
 async def _cleanly(work: Any) -> None:
     try:
         await work
-    except (EngineError, EmbeddedEngineError, ImportError, ValueError) as error:
+    except (EngineError, EmbeddedEngineError, ImportError, OSError, ValueError) as error:
         raise _Clear(str(error)) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,10 +56,11 @@ def _read(path: Path, reading: Reading) -> Iterator[Found]:
     """By what is in the file, not by its name. A log in one JSON document has no line that is one."""
     if path.suffix == ".eval":
         return inspect_ai.read_archive(path, reading)
-    try:
-        _, first = next(json_lines(path))
-    except (ValueError, StopIteration):
-        first = None
+    with closing(json_lines(path)) as lines:
+        try:
+            _, first = next(lines)
+        except (ValueError, StopIteration):
+            first = None
     if first is not None and "doc" in first and ("resps" in first or "filtered_resps" in first):
         return lm_eval.read(path, reading)
     if first is not None and "custom_id" in first and "response" in first:

@@ -204,3 +204,12 @@ def test_the_command_writes_what_train_reads(tmp_path: Path) -> None:
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 1
     assert "not overwritten" in again.output
+
+
+def test_a_folder_that_can_not_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["import", str(LOGS / "inspect.json"), "--out", str(tmp_path / "file" / "mine.parquet")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+    assert "mine.parquet" in result.output or str(tmp_path / "file") in result.output
