@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from router.clusters import Place
+from router.courses import Courses, as_stopped
 from router.features import Features, extract
 from router.menu import SINGLE, not_offered
 from router.policy import choose
 from router.predictors import Predictor
 from router.scoring import Scoring
 from router.speed import Load
-from router.waves import in_waves
-from strategies.types import Allocation, Prediction, Query, StrategySpec
+from router.stopping import ByPrice, Spending, threshold_at
+from router.waves import Waved, in_waves
+from strategies.stopping import SETTLED, ByPosterior, Stopping
+from strategies.types import Allocation, Prediction, Prices, Query, StrategySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,7 @@ class Allocator:
     max_candidates: int
     default_max_tokens: int
     logprobs: Callable[[], bool] = lambda: True  # whether the engine returns them, as far as is known by now
+    give_up_below: float = 0.0  # see `router.stopper.Learned`
 
     def explain(
         self,
@@ -36,14 +41,15 @@ class Allocator:
         load: Load,
         *,
         now: float,
-        stop_threshold: float,
         scoring: Scoring,
+        stop_threshold: float | None = None,
     ) -> tuple[Features, Allocation]:
         """The features of the query, and the decision made on them.
 
-        now: monotonic seconds. stop_threshold: at which the query's vote counts as settled. Where neither the menu nor
-        the strategy asked for can be offered, it is `single`, and the reason says so. Raises BudgetInfeasible for a
-        strict budget that nothing fits.
+        now: monotonic seconds. stop_threshold: at which a vote counts as settled, where the operator has set it; else
+        the price decides when to stop, but for a strategy that the client asked for by name. Where neither the menu nor
+        that strategy can be offered, it is `single`, and the reason says so. Raises BudgetInfeasible for a strict
+        budget that nothing fits.
         """
         features = extract(query)
         asked = query.requested
@@ -59,18 +65,52 @@ class Allocator:
         if instead and not any(row.spec == SINGLE and not row.reason for row in rows):
             rows = [row for row in rows if row.spec != SINGLE] + [self._by_the_prior(query, features, SINGLE, load)]
         left = query.budget.deadline - now
+        stopper = self.predictor.stopper
+        place = stopper.place(features) if stopper is not None else None
+        threshold = stop_threshold if asked is None else stop_threshold or SETTLED
+        courses = stopper.courses if stopper is not None and place is not None and place.familiar else None
+        if threshold is not None:
+            courses = None
+        one = next((row.accuracy for row in rows if row.spec == SINGLE), None)
+        rows = [scoring.added_to(row) if not row.reason else row for row in rows]
         allocation = choose(
             query,
-            [_as_run(row, query, scoring, stop_threshold=stop_threshold, seconds_left=left) for row in rows],
+            [
+                row if row.reason else as_run(row, query.prices, courses, threshold, one, seconds_left=left)
+                for row in rows
+            ],
             now=now,
-            decided_by=self.predictor.name,
+            decided_by=self.predictor.name if place is None or place.familiar else self.fallback.name,
             model_version=self.predictor.version,
         )
         if instead:
             chosen = allocation.chosen
             cut = "" if chosen is None or chosen.feasible else f"; it may not fit ({chosen.reason})"
             allocation = replace(allocation, reason=instead + cut)
-        return features, allocation
+        return features, self._with_checkpoints(allocation, query.prices, place, threshold)
+
+    def _with_checkpoints(
+        self, allocation: Allocation, prices: Prices, place: Place | None, threshold: float | None
+    ) -> Allocation:
+        """The allocation with what decides while sampling: a threshold, else the model, else the price. A model that
+        knows the query tells how sure the answer is in any case."""
+        row = allocation.chosen
+        waved = row if isinstance(row, Waved) else None
+        seconds = waved.wave_seconds if waved is not None else (row.seconds if row is not None else 0.0)
+        spending = Spending.of(prices, seconds=seconds)
+        stopping: Stopping | None = None
+        if self.predictor.stopper is not None and place is not None:
+            stopping = self.predictor.stopper.for_request(
+                allocation.spec, place, spending, threshold=threshold, give_up_below=self.give_up_below
+            )
+        if stopping is None:
+            stopping = ByPrice(spending=spending) if threshold is None else ByPosterior(threshold=threshold)
+        return replace(
+            allocation,
+            wave=waved.wave if waved is not None else None,
+            stopping=stopping,
+            familiar=place.familiar if place is not None else None,
+        )
 
     def _predictions(
         self, query: Query, features: Features, specs: Sequence[StrategySpec], load: Load
@@ -101,11 +141,25 @@ class Allocator:
         return not_offered(spec, query, max_candidates=self.max_candidates, logprobs=self.logprobs())
 
 
-def _as_run(
-    row: Prediction, query: Query, scoring: Scoring, *, stop_threshold: float, seconds_left: float
+def as_run(
+    row: Prediction,
+    prices: Prices,
+    courses: Courses | None,
+    threshold: float | None,
+    one: float | None,
+    *,
+    seconds_left: float,
 ) -> Prediction:
-    if row.reason:
+    """The row of drawing everything at once, with what waves and stopping make of it. one: accuracy of one sample."""
+    if courses is not None:
+        stopped = as_stopped(row, courses, prices=prices, seconds_left=seconds_left)
+        if stopped is not None:
+            return stopped
+    if row.spec.method != "majority_vote":
         return row
-    if row.spec.method == "majority_vote":
-        return in_waves(row, prices=query.prices, threshold=stop_threshold, seconds_left=seconds_left)
-    return scoring.added_to(row)
+    if threshold is not None:
+        return in_waves(row, prices=prices, threshold=threshold, seconds_left=seconds_left)
+    spending = Spending.of(prices, seconds=row.seconds)
+    # rounded, so that what is reckoned of a threshold is found again
+    by_price = round(threshold_at(spending.candidate(row.tokens / row.spec.n) + spending.wait / row.spec.n), 2)
+    return in_waves(row, prices=prices, threshold=by_price, seconds_left=seconds_left, one=one)

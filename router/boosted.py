@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import exp
 from pathlib import Path
 from typing import Any, cast
@@ -19,28 +20,20 @@ import orjson
 from numpy.typing import NDArray
 
 from router.features import FEATURE_NAMES, FEATURES_VERSION, Features, extract
-from router.predictors import SPEC_FEATURES, spec_vector
+from router.odds import log_odds, sigmoid
+from router.predictors import SPEC_FEATURES, can_agree, spec_vector, usual_accuracy
 from router.questions import Question
 from router.speed import Load, Speed, seconds
+from router.stopper import Stopper, predict
 from strategies.types import Budget, Prediction, Prices, Query, StrategySpec
 
 Floats = NDArray[np.float64]
 QUANTILES = (0.1, 0.5, 0.9, 0.99)  # of log(1 + tokens) of one completion
 _MANIFEST = "model.json"
-_SURE = 1e-3  # no accuracy is taken to be nearer to 0 or 1
 
 
 class ModelError(Exception):
     """A model directory that can't be used; the message says why."""
-
-
-def sigmoid(z: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-z))
-
-
-def log_odds(p: Floats) -> Floats:
-    p = np.clip(p, _SURE, 1 - _SURE)
-    return np.log(p / (1 - p))
 
 
 def shrink(raw: Floats, means: Floats, weight: float) -> Floats:
@@ -74,7 +67,8 @@ def features_of(question: Question) -> Features:
         id=question.id,
         model="",
         messages=question.messages,
-        sampling={"temperature": 0.8},
+        sampling={"temperature": 0.8, **question.sampling},
+        tools=question.tools,
         budget=Budget(max_total_tokens=1, deadline=0.0),
         prices=Prices(token_price=0.0, latency_price=0.0),
         max_tokens=question.max_tokens,
@@ -97,6 +91,7 @@ class Calibration:
     """Maps from raw predictions to calibrated ones, fitted on held-out questions."""
 
     gain_weight: float  # see `shrink`
+    belief: float  # in the query's text: 1 its own accuracies, 0 every strategy's average; chosen on held-out utility
     accuracy_x: tuple[float, ...]  # a query's mean accuracy over the strategies, as predicted
     accuracy_y: tuple[float, ...]  # and as it turned out
     tokens_factor: Mapping[StrategySpec, float]
@@ -105,12 +100,14 @@ class Calibration:
 
     def accuracies(self, raw: Floats, means: Floats) -> Floats:
         """The boosters' accuracies of one query, calibrated. raw, means: one entry a strategy, on the last axis."""
-        return calibrate_level(shrink(raw, means, self.gain_weight), self.accuracy_x, self.accuracy_y)
+        own = calibrate_level(shrink(raw, means, self.gain_weight), self.accuracy_x, self.accuracy_y)
+        return sigmoid(self.belief * log_odds(own) + (1 - self.belief) * log_odds(means))
 
     @classmethod
     def none(cls) -> Calibration:
         return cls(
             gain_weight=1.0,
+            belief=1.0,
             accuracy_x=(0.0, 1.0),
             accuracy_y=(0.0, 1.0),
             tokens_factor={},
@@ -138,7 +135,7 @@ class SpeedModel:
             ],
             dtype=float,
         )
-        first, each = _predict(self.first_token, rows), _predict(self.per_token, rows)
+        first, each = predict(self.first_token, rows), predict(self.per_token, rows)
         return [Speed(first_token=exp(a), per_token=exp(b)) for a, b in zip(first, each, strict=True)]
 
 
@@ -154,6 +151,7 @@ class Boosted:
     calibration: Calibration
     step_tokens: int
     version: str | None
+    stopper: Stopper | None = None
 
     @property
     def name(self) -> str:
@@ -173,9 +171,10 @@ class Boosted:
         """`vector`: features in FEATURE_NAMES' order, shape (features,). Strategies that were never recorded get a
         row with a reason, so that they are not chosen on a guess."""
         known = [spec for spec in specs if spec in self.means]
-        accuracy = self._accuracy(vector)
+        familiar = self.stopper is None or self.stopper.place_of(vector).familiar
+        accuracy = self._accuracy(vector, familiar=familiar)
         row = vector[None, :]
-        mean = min(float(_predict(self.mean_length, row)[0]), max_tokens)
+        mean = min(float(predict(self.mean_length, row)[0]), max_tokens)
         upper = min(self._upper_length(row), max_tokens)
         prompt = vector[FEATURE_NAMES.index("prompt_tokens")]
         speeds = self._speeds(prompt, load, known)
@@ -186,18 +185,22 @@ class Boosted:
             for spec in specs
         ]
 
-    def _accuracy(self, vector: Floats) -> dict[StrategySpec, float]:
-        """Of every strategy the model knows, whatever is offered: `shrink` compares them with each other."""
+    def _accuracy(self, vector: Floats, *, familiar: bool) -> dict[StrategySpec, float]:
+        """Of every strategy the model knows, whatever is offered: `shrink` compares them with each other. The prior's
+        where the query is not familiar, as the boosters then know less than it does."""
         specs = list(self.means)
+        if not familiar:
+            agree = can_agree(dict(zip(FEATURE_NAMES, vector.tolist(), strict=True)))
+            return {spec: usual_accuracy(spec, agree=agree) for spec in specs}
         rows = np.array([[*vector, *spec_vector(spec)] for spec in specs])
         means = np.array([self.means[spec].accuracy for spec in specs])
-        raw = sigmoid(_predict(self.accuracy, rows, raw=True) + log_odds(means))
+        raw = sigmoid(predict(self.accuracy, rows, raw=True) + log_odds(means))
         calibrated = self.calibration.accuracies(raw, means)
         return dict(zip(specs, calibrated.tolist(), strict=True))
 
     def _upper_length(self, row: Floats) -> float:
         """Upper quantile of one completion's tokens; the boosters are made non-crossing by sorting."""
-        logs = sorted(float(_predict(self.quantiles[q], row)[0]) for q in QUANTILES)
+        logs = sorted(float(predict(self.quantiles[q], row)[0]) for q in QUANTILES)
         return exp(logs[QUANTILES.index(0.9)]) - 1
 
     def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
@@ -249,6 +252,9 @@ class Boosted:
                 "tokens_factor": {str(spec): f for spec, f in self.calibration.tokens_factor.items()},
             },
         }
+        if self.stopper is not None:
+            texts |= self.stopper.texts()
+            manifest["stopping"] = self.stopper.to_json()
         digest = hashlib.sha256(orjson.dumps([manifest, texts], option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
         for name, text in texts.items():
             (directory / f"{name}.txt").write_text(text)
@@ -294,6 +300,7 @@ class Boosted:
     @classmethod
     def _from(cls, manifest: Mapping[str, Any], directory: Path) -> Boosted:
         calibration = manifest["calibration"]
+        stopping = manifest.get("stopping")
         return cls(
             accuracy=_booster(directory, "accuracy"),
             mean_length=_booster(directory, "mean_length"),
@@ -306,6 +313,7 @@ class Boosted:
             means={StrategySpec.parse(spec): SpecMeans(**means) for spec, means in manifest["means"].items()},
             calibration=Calibration(
                 gain_weight=calibration["gain_weight"],
+                belief=calibration["belief"],
                 accuracy_x=tuple(calibration["accuracy_x"]),
                 accuracy_y=tuple(calibration["accuracy_y"]),
                 tokens_factor={StrategySpec.parse(spec): f for spec, f in calibration["tokens_factor"].items()},
@@ -314,6 +322,7 @@ class Boosted:
             ),
             step_tokens=manifest["step_tokens"],
             version=manifest["version"],
+            stopper=Stopper.load(stopping, partial(_booster, directory)) if stopping else None,
         )
 
 
@@ -327,11 +336,6 @@ def _unknown(spec: StrategySpec) -> Prediction:
         seconds_upper=0.0,
         reason="the loaded model has no recorded outcomes of it",
     )
-
-
-def _predict(booster: lgb.Booster, rows: Floats, *, raw: bool = False) -> Floats:
-    # one thread: a handful of rows take longer to hand out than to predict
-    return cast("Floats", cast("Any", booster).predict(rows, raw_score=raw, num_threads=1))
 
 
 def _text(booster: lgb.Booster) -> str:

@@ -1,22 +1,19 @@
 """What each strategy would have done on a recorded pool: accuracy, tokens and longest branch, by resampling.
 
 Many random orders of the pool, without replacement, follow the strategies' own rules: blank and cut answers never
-vote, and a settled vote stops the sequences that are still running. All sequences of a wave advance together, so one
-that is stopped has spent about as many tokens as the one that settled the vote.
+vote. Nothing stops early here: what that saves depends on the prices, and is measured by `router.replay`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.pools import Pool
-from strategies.stopping import settled
 from strategies.types import StrategySpec
 
 Floats = NDArray[np.float64]
@@ -40,21 +37,13 @@ class Label:
         return float(self.longest.mean())
 
 
-@lru_cache(maxsize=4096)
-def _settled(leader: int, second: int, outstanding: int, threshold: float) -> bool:
-    return settled((leader, second), outstanding, threshold)
-
-
 class PoolLabels:
     """Labels of one pool. Deterministic: the orders follow from the question's id."""
 
-    def __init__(
-        self, pool: Pool, *, orders: int = ORDERS, stop_threshold: float = 0.95, borda_power: float = 1.0
-    ) -> None:
+    def __init__(self, pool: Pool, *, orders: int = ORDERS, borda_power: float = 1.0) -> None:
         samples = pool.samples
         self.pool = pool
         self.size = len(samples)
-        self._threshold = stop_threshold
         self._borda_power = borda_power
         self._correct = np.array([sample.correct for sample in samples])
         self._tokens = np.array([float(sample.tokens) for sample in samples])
@@ -97,31 +86,18 @@ class PoolLabels:
 
     def _play(self, spec: StrategySpec, drawn: NDArray[np.intp]) -> tuple[float, float, float]:
         tokens = self._tokens[drawn]
-        if spec.method == "majority_vote":
-            winner, stopped = self._vote(drawn)
-            return winner, float(np.minimum(tokens, stopped).sum()), float(min(tokens.max(), stopped))
-        return self._best(spec, drawn), float(tokens.sum()), float(tokens.max())
+        winner = self._vote(drawn) if spec.method == "majority_vote" else self._best(spec, drawn)
+        return winner, float(tokens.sum()), float(tokens.max())
 
-    def _vote(self, drawn: NDArray[np.intp]) -> tuple[float, float]:
-        """Correctness of the winner, and the sequence length at which the vote was settled."""
-        finishing = drawn[np.argsort(self._tokens[drawn], kind="stable")]
-        counts: dict[int, int] = {}
-        first: dict[int, int] = {}
-        stopped = float("inf")
-        for seen, index in enumerate(finishing, start=1):
-            answer = int(self._answers[index])
-            if answer >= 0:
-                counts[answer] = counts.get(answer, 0) + 1
-                first.setdefault(answer, int(index))
-            # an abstention settles a vote too: there is one fewer to come
-            if counts and seen < len(drawn) and _settled(*_top_two(counts), len(drawn) - seen, self._threshold):
-                stopped = float(self._tokens[index])
-                break
-        if not counts:
-            return 0.0, stopped
-        top = max(counts.values())
-        tied = [answer for answer, count in counts.items() if count == top]
-        return float(np.mean([self._correct[first[answer]] for answer in tied])), stopped
+    def _vote(self, drawn: NDArray[np.intp]) -> float:
+        """Correctness of the winner; of equal answers, their mean."""
+        voters = drawn[self._answers[drawn] >= 0]
+        if not len(voters):
+            return 0.0
+        answers = self._answers[voters]
+        counts = np.bincount(answers)
+        tied = np.flatnonzero(counts == counts.max())
+        return float(np.mean([self._correct[voters[int(np.argmax(answers == answer))]] for answer in tied]))
 
     def _best(self, spec: StrategySpec, drawn: NDArray[np.intp]) -> float:
         voters = drawn[self._answers[drawn] >= 0]
@@ -131,7 +107,7 @@ class PoolLabels:
         if spec.rule == "naive":
             return float(self._correct[voters[int(scores.argmax())]])
         if spec.rule == "borda":
-            scores = _places(scores) ** self._borda_power
+            scores = places(scores) ** self._borda_power
         answers = self._answers[voters]
         sums = np.bincount(answers, weights=scores)
         if spec.rule == "borda":  # sums of places are often equal; then as in `strategies.answers.group`
@@ -142,30 +118,20 @@ class PoolLabels:
         return float(self._correct[voters[int(np.argmax(answers == sums.argmax()))]])
 
 
-def _places(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def places(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """N for the best of N, 1 for the last. Measured scores are hardly ever equal."""
-    places = np.empty(len(scores))
-    places[np.argsort(scores, kind="stable")] = np.arange(1, len(scores) + 1)
-    return places
-
-
-def _top_two(counts: dict[int, int]) -> tuple[int, int]:
-    leader = second = 0
-    for count in counts.values():
-        if count > leader:
-            leader, second = count, leader
-        elif count > second:
-            second = count
-    return leader, second
+    place = np.empty(len(scores))
+    place[np.argsort(scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return place
 
 
 def label_table(
-    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95, borda_power: float = 1.0
+    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, borda_power: float = 1.0
 ) -> list[dict[StrategySpec, Label]]:
-    """For every pool the strategies it has outcomes for. stop_threshold, borda_power: the strategies' settings."""
+    """For every pool the strategies it has outcomes for. borda_power: as configured."""
     table: list[dict[StrategySpec, Label]] = []
     for pool in pools:
-        labels = PoolLabels(pool, stop_threshold=stop_threshold, borda_power=borda_power)
+        labels = PoolLabels(pool, borda_power=borda_power)
         row = {spec: labels.label(spec) for spec in menu}
         table.append({spec: label for spec, label in row.items() if label is not None})
     return table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log2
 from typing import Protocol
 
 from router.features import Features
 from router.speed import Load, Speed, seconds
+from router.stopper import Stopper
 from strategies.types import Prediction, StrategySpec
 
 _BY_METHOD = ("single", "majority_vote", "best_of_n", "beam_search")
@@ -31,6 +32,11 @@ class Predictor(Protocol):
 
     @property
     def version(self) -> str | None: ...
+
+    @property
+    def stopper(self) -> Stopper | None:
+        """The learned stopping model, where there is one."""
+        ...
 
     def predict(
         self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
@@ -62,6 +68,19 @@ _ANSWERS = (
 )  # fmt: skip
 
 
+def can_agree(values: Mapping[str, float]) -> bool:
+    """Whether a query's features suggest that candidates could agree on an answer."""
+    return any(values[name] for name in _ANSWERS)
+
+
+def usual_accuracy(spec: StrategySpec, *, agree: bool) -> float:
+    """The prior's accuracy, see `Prior`. agree: whether candidates can agree on an answer."""
+    if not agree:
+        return 0.5
+    better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
+    return 0.5 + 0.12 * (1 - 1 / spec.draws) + better
+
+
 class Prior:
     """What decides while no model is loaded. Rules of thumb, and said to be so: `decided_by` is "prior".
 
@@ -74,6 +93,7 @@ class Prior:
 
     name = "prior"
     version: str | None = None
+    stopper: Stopper | None = None
 
     def __init__(self, *, step_tokens: int = 32) -> None:
         self._step_tokens = step_tokens
@@ -81,21 +101,19 @@ class Prior:
     def predict(
         self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
     ) -> Sequence[Prediction]:
-        can_agree = any(features.values[name] for name in _ANSWERS)
-        return [self._row(spec, load, max_tokens=max_tokens, can_agree=can_agree) for spec in specs]
+        agree = can_agree(features.values)
+        return [self._row(spec, load, max_tokens=max_tokens, agree=agree) for spec in specs]
 
     def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
         crowd = 1 + (running + added) / 32
         return Speed(first_token=0.5 * crowd, per_token=0.02 * crowd)
 
-    def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int, can_agree: bool) -> Prediction:
+    def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int, agree: bool) -> Prediction:
         each = min(256.0, max(1.0, max_tokens / 3))
-        gain = 0.12 * (1 - 1 / spec.draws)
-        better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
         speed = self.speed(0, load.running, spec.draws).slowed(load.correction)
         return Prediction(
             spec=spec,
-            accuracy=0.5 + (gain + better if can_agree else 0.0),
+            accuracy=usual_accuracy(spec, agree=agree),
             tokens=each * spec.draws,
             tokens_upper=min(3 * each, max_tokens) * spec.draws,
             seconds=seconds(spec, speed, longest=each, step_tokens=self._step_tokens),

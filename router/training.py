@@ -21,10 +21,11 @@ from router.boosted import (
     SpecMeans,
     SpeedModel,
     features_of,
-    log_odds,
     shrink,
 )
+from router.isotonic import isotonic
 from router.labels import Label, label_table
+from router.odds import log_odds
 from router.pools import Call, Pool
 from router.predictors import spec_vector
 from router.speed import Load
@@ -88,9 +89,7 @@ class Examples:
         return [range(part, len(self.calls), k) for part in range(k)]
 
 
-def examples(
-    pools: Sequence[Pool], menu: Sequence[StrategySpec], *, stop_threshold: float = 0.95, borda_power: float = 1.0
-) -> Examples:
+def examples(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, borda_power: float = 1.0) -> Examples:
     """Raises ValueError when there are too few questions to learn from."""
     if len(pools) < FEWEST_POOLS:
         raise ValueError(f"{len(pools)} questions are too few to train on: record at least {FEWEST_POOLS}")
@@ -98,22 +97,27 @@ def examples(
     return Examples(
         pools=pools,
         features=vectors,
-        labels=label_table(pools, menu, stop_threshold=stop_threshold, borda_power=borda_power),
+        labels=label_table(pools, menu, borda_power=borda_power),
         calls=[call for pool in pools for call in pool.calls],
     )
 
 
 def folds(pools: Sequence[Pool], k: int = FOLDS, *, by: Callable[[Pool], str] | None = None) -> list[list[int]]:
-    """Questions in k parts of equal mix: each family is dealt out in turn. `by`: whole groups go into one part."""
+    """Questions in k parts of equal mix: each family is dealt out in turn. `by`: whole groups go into one part.
+
+    Near-duplicates always do.
+    """
     parts: list[list[int]] = [[] for _ in range(k)]
     if by is not None:
         groups = list(dict.fromkeys(by(pool) for pool in pools))
         for i, pool in enumerate(pools):
             parts[groups.index(by(pool)) % k].append(i)
         return parts
-    order = sorted(range(len(pools)), key=lambda i: (pools[i].question.family, pools[i].question.id))
-    for place, i in enumerate(order):
-        parts[place % k].append(i)
+    alike: dict[tuple[str, str], list[int]] = {}  # near-duplicates on both sides of a split would be learned by heart
+    for i, pool in enumerate(pools):
+        alike.setdefault((pool.question.family, pool.question.group or pool.question.id), []).append(i)
+    for place, key in enumerate(sorted(alike)):
+        parts[place % k] += alike[key]
     return [sorted(part) for part in parts]
 
 
@@ -169,16 +173,25 @@ def spec_means(data: Examples, menu: Sequence[StrategySpec]) -> dict[StrategySpe
         known = [(pool, row[spec]) for pool, row in zip(data.pools, data.labels, strict=True) if spec in row]
         if not known:
             continue
+        right = [label.accuracy for _, label in known]
+        right += [stand.accuracy for row in data.labels if spec not in row and (stand := _stand_in(spec, row))]
         lengths = np.array([np.mean([sample.tokens for sample in pool.samples]) for pool, _ in known])
         tokens = np.array([label.mean_tokens for _, label in known])
         longest = np.array([label.mean_longest for _, label in known])
         means[spec] = SpecMeans(
-            accuracy=float(np.mean([label.accuracy for _, label in known])),
+            accuracy=float(np.mean(right)),
             tokens=float(tokens.mean()),
             token_ratio=float(tokens.sum() / (spec.draws * lengths.sum())),
             longest_ratio=float(longest.sum() / lengths.sum()),
         )
     return means
+
+
+def _stand_in(spec: StrategySpec, row: Mapping[StrategySpec, Label]) -> Label | None:
+    """Of a question with fewer samples than the strategy draws, what the largest strategy of its kind did: a budget
+    draws more only where answers disagree, and means over those questions alone would tell of hard ones only."""
+    smaller = [other for other in row if replace(other, n=spec.n) == spec and other.n < spec.n]
+    return row[max(smaller, key=lambda other: other.n)] if smaller else None
 
 
 def accuracy_rows(data: Examples, menu: Sequence[StrategySpec]) -> tuple[Floats, list[StrategySpec], Floats]:
@@ -233,20 +246,6 @@ def held_out(
         ),
         boosters,
     )
-
-
-def isotonic(predicted: Floats, actual: Floats) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Pool adjacent violators: the non-decreasing map from predicted to actual, as points to interpolate between."""
-    order = np.argsort(predicted, kind="stable")
-    blocks: list[list[float]] = []  # sum of x, sum of y, weight
-    for x, y in zip(predicted[order], actual[order], strict=True):
-        blocks.append([float(x), float(y), 1.0])
-        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][2] >= blocks[-1][1] / blocks[-1][2]:
-            x2, y2, w2 = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + x2, blocks[-1][1] + y2, blocks[-1][2] + w2]
-    xs = tuple(round(block[0] / block[2], 6) for block in blocks)
-    ys = tuple(round(block[1] / block[2], 6) for block in blocks)
-    return xs, ys
 
 
 def conformal_factor(upper: Floats, actual: Sequence[Floats], level: float) -> float:
@@ -304,6 +303,7 @@ def calibrate(scores: HeldOut, *, level: float, speed_error: Floats) -> Calibrat
         factors[spec] = conformal_factor(scores.tokens_upper[rows], [scores.tokens[i] for i in rows], level)
     return Calibration(
         gain_weight=weight,
+        belief=1.0,
         accuracy_x=xs,
         accuracy_y=ys,
         tokens_factor=factors,
@@ -320,36 +320,3 @@ def speed_errors(data: Examples, boosters: Sequence[Boosted]) -> Floats:
             speed = model.speed(call.prompt_tokens, call.running, call.added)
             ratios.append(call.seconds / (speed.first_token + call.longest * speed.per_token))
     return np.array(ratios)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    model: Boosted
-    scores: HeldOut
-    speed_error: Floats  # actual over predicted seconds of held-out calls
-    unseen: HeldOut | None  # the same as `scores`, with whole families held out; None where there are too few families
-    data: Examples
-
-
-def train(
-    pools: Sequence[Pool],
-    menu: Sequence[StrategySpec],
-    *,
-    step_tokens: int,
-    level: float = 0.9,
-    stop_threshold: float = 0.95,
-    borda_power: float = 1.0,
-) -> Trained:
-    """Everything: boosters on all the pools, calibration and figures from cross-fitting.
-
-    level: of the upper bounds. step_tokens, stop_threshold, borda_power: the strategies' settings. Raises ValueError.
-    """
-    data = examples(pools, menu, stop_threshold=stop_threshold, borda_power=borda_power)
-    parts = folds(data.pools)
-    scores, boosters = held_out(data, menu, step_tokens=step_tokens, parts=parts)
-    errors = speed_errors(data, boosters)
-    calibration = calibrate(scores, level=level, speed_error=errors)
-    by_family = folds(data.pools, by=lambda pool: pool.question.family)
-    unseen = held_out(data, menu, step_tokens=step_tokens, parts=by_family)[0] if all(by_family) else None
-    model = fit(data, menu, step_tokens=step_tokens).calibrated(calibration)
-    return Trained(model=model, scores=scores, speed_error=errors, unseen=unseen, data=data)

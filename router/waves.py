@@ -39,29 +39,38 @@ class Course:
 class Waved(Prediction):
     """The row of a vote, with the waves it will be drawn in."""
 
-    wave: int  # samples asked for at once
+    wave: int  # samples asked for at first
+    wave_seconds: float  # of one wave, as if all n were drawn in it
 
 
-def in_waves(row: Prediction, *, prices: Prices, threshold: float, seconds_left: float) -> Waved:
+def in_waves(
+    row: Prediction, *, prices: Prices, threshold: float, seconds_left: float, one: float | None = None
+) -> Waved:
     """The row of a vote that was predicted as drawn all at once, as it will be drawn.
 
     A vote in waves draws all that is left at once when time gets short: if there is time for two waves it ends by the
-    deadline, and if there is not it is drawn all at once. threshold: see `strategies.stopping.settled`.
+    deadline, and if there is not it is drawn all at once. threshold: see `strategies.stopping.settled`. one: the
+    accuracy of one sample, for a threshold so low that votes are cut short of what they could gain: what is not drawn
+    adds nothing, each doubling being worth half of the one before.
     """
     n, size = row.spec.n, row.spec.n
     if 2 * row.seconds_upper <= seconds_left:
         size = wave_size(n, tokens=row.tokens / n, seconds=row.seconds, prices=prices, threshold=threshold)
     course = expected_waves(n, size, threshold)
     upper = row.seconds_upper if size == n else min(row.seconds_upper * course.waves_upper, seconds_left)
+    accuracy = row.accuracy
+    if one is not None and n > 1:
+        accuracy = one + (accuracy - one) * (1 - 1 / course.samples) / (1 - 1 / n)
     return Waved(
         spec=row.spec,
-        accuracy=row.accuracy,
+        accuracy=accuracy,
         tokens=row.tokens * course.samples / n,
         tokens_upper=row.tokens_upper,  # of a vote that never settles
         seconds=min(row.seconds * course.waves, upper),
         seconds_upper=upper,
         reason=row.reason,
         wave=size,
+        wave_seconds=row.seconds,
     )
 
 

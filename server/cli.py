@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -288,8 +288,8 @@ def train(path: Path | None, pools: tuple[Path, ...], out: Path | None) -> None:
     Imported logs hold no times: give them together with pools that `calibrate` has recorded on your engine.
     """
     from router.card import write_card
+    from router.learning import train as fit
     from router.pools import read_pools
-    from router.training import train as fit
 
     config = _config(path)
     try:
@@ -300,7 +300,6 @@ def train(path: Path | None, pools: tuple[Path, ...], out: Path | None) -> None:
             config.menu,
             step_tokens=config.strategies.beam_step_tokens,
             level=config.budgets.quantile,
-            stop_threshold=config.strategies.stop_threshold,
             borda_power=config.strategies.borda_power,
         )
     except (ImportError, ValueError) as error:
@@ -316,35 +315,68 @@ def train(path: Path | None, pools: tuple[Path, ...], out: Path | None) -> None:
 @_pools_option
 @click.option("--unseen-families", is_flag=True, help="Hold out whole families of questions: how it does off its data.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
-def evaluate(path: Path | None, pools: tuple[Path, ...], unseen_families: bool, json_path: Path | None) -> None:
+@click.option(
+    "--html", "html_path", type=click.Path(path_type=Path),
+    help="Write a page with pictures here too, of known and of unseen families: twice the work.",
+)  # fmt: skip
+def evaluate(
+    path: Path | None, pools: tuple[Path, ...], unseen_families: bool, json_path: Path | None, html_path: Path | None
+) -> None:
     """Adaptive allocation against every fixed strategy and the oracle, on held-out questions.
 
-    Every question is predicted by a model that has not seen it (cross-fitting). Nothing is written but --json.
+    Every question is predicted by a model that has not seen it (cross-fitting). Nothing is written but --json and
+    --html.
     """
     import orjson
 
+    from router.evaluation import Evaluation
     from router.evaluation import evaluate as compare
-    from router.evaluation import table
     from router.pools import read_pools
+    from router.summary import table
 
     config = _config(path)
-    try:
-        result = compare(
-            [pool for file in pools for pool in read_pools(file)],
+    command = shlex.join(["apportion", *sys.argv[1:]])
+
+    def measured(unseen: bool) -> Evaluation:
+        return compare(
+            recorded,
             config.menu,
             step_tokens=config.strategies.beam_step_tokens,
             level=config.budgets.quantile,
-            stop_threshold=config.strategies.stop_threshold,
             borda_power=config.strategies.borda_power,
-            unseen_families=unseen_families,
+            unseen_families=unseen,
         )
+
+    try:
+        make_page = None if html_path is None else _page_maker()  # what it needs may be missing: say so before the work
+        recorded = [pool for file in pools for pool in read_pools(file)]
+        result = measured(unseen_families)
+        click.echo(table(result))
+        several = len({pool.question.family for pool in recorded}) > 1  # of a single one nothing else can be learned
+        other = measured(not unseen_families) if make_page and (several or unseen_families) else None
     except (ImportError, ValueError) as error:
         raise _Clear(str(error)) from None
-    click.echo(table(result))
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"command": shlex.join(["apportion", *sys.argv[1:]]), **result.to_json()}
-        json_path.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+        figures = {"command": command, **result.to_json()}
+        if other is not None:
+            figures["other"] = other.to_json()
+        _write(json_path, orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
+    if make_page is not None and html_path is not None:
+        known, unseen = (other or result, result) if unseen_families else (result, other)
+        _write(
+            html_path, make_page(known, unseen, command=command, source=", ".join(file.name for file in pools)).encode()
+        )
+
+
+def _page_maker() -> Callable[..., str]:
+    from router.report import report
+
+    return report
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _say(text: str) -> None:

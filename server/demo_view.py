@@ -28,7 +28,9 @@ _INDENT = 11
 _SHOWN = 8  # different candidates, and different answers, that are listed
 _GRACE = 0.25  # seconds past the deadline that the loopback and the two event loops' turns may take
 _CUT_SHORT = {
-    "consensus": "the vote was settled, so the rest was cancelled",
+    "consensus": "the vote was settled, so the rest was not drawn or cancelled",
+    "price": "more candidates would not have been worth their price",
+    "hopeless": "given up: no answer was likely to be right",
     "deadline": "the deadline came: this is the best answer so far",
     "tokens": "the token budget was used up",
     "engine_error": "the engine failed: this is the best answer so far",
@@ -175,6 +177,8 @@ class View:
         self._candidates(visit)
         if details["strategy"] != "single":
             self._votes(details["votes"])
+        if details["confidence"] is not None:
+            self._labelled("confidence", f"{details['confidence']:.0%}, calibrated on questions of the same kinds")
         if details["cut_short"]:
             self._labelled("ended", _CUT_SHORT[details["cut_short"]])
         verdict = "right" if visit.right else f"wrong, it is {visit.stop.question.reference}"

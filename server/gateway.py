@@ -144,6 +144,7 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
         max_candidates=config.budgets.max_candidates,
         default_max_tokens=config.budgets.max_tokens_per_candidate,
         logprobs=lambda: engine.logprobs,
+        give_up_below=config.allocator.give_up_below,
     )
     scorers = build(config.scorers, engine)
     equivalence = start_maths(config)

@@ -11,7 +11,6 @@ from router.allocator import Allocator
 from router.features import Features
 from router.scoring import Scoring
 from router.speed import Correction, Load
-from router.waves import Waved
 from server.backends.calls import CallStats
 from server.config import Config
 from server.scorers.build import Scorers
@@ -151,20 +150,20 @@ class Pipeline:
         settings, spec = self.config.strategies, allocation.spec
         if (spec.draws > 1 or query.answers > 1) and query.sampling.get("temperature") is None:
             query = replace(query, sampling={**query.sampling, "temperature": settings.sampling_temperature})
-        row = allocation.chosen
         steps = Steps(stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps)
         tools = Tools(
             sampler=sampler,
             scorer=scorer,
-            stop_threshold=self._stop_threshold(query),
+            stopping=allocation.stopping,
             borda_power=settings.borda_power,
-            wave=row.wave if isinstance(row, Waved) else None,
+            wave=allocation.wave,
             equivalence=self.equivalence,
         )
         deadline = query.budget.deadline - self.config.budgets.deadline_margin_ms / 1000
         return await run(strategies(steps)[spec.method], query, spec, tools, sampler, deadline=deadline)
 
-    def _stop_threshold(self, query: Query) -> float:
+    def _stop_threshold(self, query: Query) -> float | None:
+        """The operator's word on when a vote is settled, if there is one."""
         return self.config.profiles[query.profile].stop_threshold or self.config.strategies.stop_threshold
 
 

@@ -201,11 +201,12 @@ class Strategies(Section):
         le=2,
         description="Temperature when a strategy draws several candidates and the client set none.",
     )
-    stop_threshold: float = Field(
-        default=0.95,
+    stop_threshold: float | None = Field(
+        default=None,
         gt=0.5,
         le=1,
-        description="Probability at which a vote counts as settled, and the rest is not drawn.",
+        description="Posterior probability at which a vote counts as settled, and the rest is not drawn, for everyone. "
+        "Not set: the model decides, or else a threshold that follows the request's prices.",
     )
     borda_power: float = Field(
         default=1.0,
@@ -230,9 +231,11 @@ class Profile(Section):
     """Prices and limits under one name, which a client can ask for."""
 
     token_price: float = Field(
-        default=0.1, ge=0, description="Accuracy that 1,000 completion tokens are worth, as a share of 1."
+        default=0.1, ge=0, le=1e6, description="Accuracy that 1,000 completion tokens are worth, as a share of 1."
     )
-    latency_price: float = Field(default=0.01, ge=0, description="Accuracy that one second is worth, as a share of 1.")
+    latency_price: float = Field(
+        default=0.01, ge=0, le=1e6, description="Accuracy that one second is worth, as a share of 1."
+    )
     menu: Menu | None = Field(
         default=None,
         description="The strategies of `menu` this profile chooses from; all when not set.",
@@ -259,6 +262,13 @@ class Allocator(Section):
         default="auto",
         description="`lightgbm`: the trained models, and no start without them. `prior`: the documented prior. "
         "`auto`: the models if there are any.",
+    )
+    give_up_below: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Give up on a question whose chance of ever being answered rightly, as the model sees it while "
+        "sampling, is under this: nothing more is drawn, and the response says so. 0: never.",
     )
 
 

@@ -90,7 +90,8 @@ class _Search:
                 return replace(answer, note=UNBEATABLE)
             if not live:
                 return replace(answer, cut_short="tokens") if self._narrowed else answer
-        return replace(answer, note=f"stopped after {self._steps.max_steps} steps")
+        stopped = f"stopped after {self._steps.max_steps} steps"
+        return replace(answer, note="; ".join(filter(None, (answer.note, stopped))))
 
     async def _grow(self, live: Sequence[Beam]) -> list[Beam]:
         """One round: continue every live beam `expansion` times, or draw the first steps. Empty: no tokens for it.

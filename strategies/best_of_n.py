@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import replace
 
 from strategies.answers import expected_form
-from strategies.draws import Draws
 from strategies.selection import select
+from strategies.stopping import Verdict, verdict_of
 from strategies.types import Answer, Candidate, Publish, Query, ScorerError, StrategySpec, Tools
 from strategies.voting import Ballot
+from strategies.waves import draw_in_waves
 
 _INSTEAD = "so the majority vote decided"
 
 
 async def best_of_n(query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer:
-    """Draw n candidates and rank them. Publishes the best of those seen so far with every candidate and every score.
+    """Draw up to n candidates and rank them. Publishes the best of those seen so far with every candidate and score.
 
     A scorer that takes its time is asked beside the drawing. Where it fails, the majority vote decides.
     """
     scoring = _Scoring(query, spec, tools, publish)
     top_logprobs = tools.scorer.needs_top_logprobs if tools.scorer is not None else None
     try:
-        async with aclosing(Draws(query, tools, top_logprobs=top_logprobs)) as draws:
-            draws.start(spec.n)
-            while (drawn := await draws.next()) is not None:
-                await scoring.add(drawn.candidate)
+        drawing = await draw_in_waves(query, spec, tools, scoring.add, top_logprobs=top_logprobs)
         answer = await scoring.finish()  # what came before a failure is ranked all the same
-        if draws.failure is not None:
-            raise draws.failure
-        return answer
+        if drawing.failure is not None:
+            raise drawing.failure
+        return replace(answer, cut_short=drawing.stop)
     finally:
         await scoring.cancel()
 
@@ -44,6 +41,7 @@ class _Scoring:
         self._spec = spec
         self._scorer = tools.scorer
         self._power = tools.borda_power
+        self._stopping = tools.stopping
         self._equivalence = tools.equivalence
         self._publish = publish
         self._ballot = Ballot(form=expected_form(query))
@@ -51,11 +49,15 @@ class _Scoring:
         self._unscored: list[Candidate] = []  # voters for which a scorer that sees all together is waiting
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure = ""
+        self._confidence: float | None = None
 
-    async def add(self, candidate: Candidate) -> None:
-        """Only what votes can win, so that nothing is spent on scores for anything else."""
+    async def add(self, candidate: Candidate, under_way: int) -> Verdict:
+        """Scores only what votes can win, so that nothing is spent on anything else. Checkpoints judge by scores that
+        are there at once: others may change the leader long after the last candidate has come."""
         votes = self._ballot.cast(candidate)
-        await self._ballot.reconcile(self._equivalence)
+        if self._equivalence is not None:
+            self._publish(self._answer())
+            await self._ballot.reconcile(self._equivalence)
         if votes and not self._failure and self._scorer is not None:
             if self._scorer.pace == "at_once":
                 await self._score([candidate])
@@ -63,7 +65,18 @@ class _Scoring:
                 self._begin([candidate])
             else:
                 self._unscored.append(candidate)
-        self._publish(self._answer())
+        answer = self._answer()
+        verdict = self._judge(answer, under_way)
+        self._confidence = verdict.confidence
+        self._publish(replace(answer, confidence=self._confidence))
+        return verdict
+
+    def _judge(self, answer: Answer, under_way: int) -> Verdict:
+        if self._scorer is None or self._scorer.pace != "at_once" or self._failure:
+            return Verdict(wave=self._spec.n)
+        poll = self._ballot.poll(answer, cap=self._spec.n, under_way=under_way, by_votes=False, scores=answer.scores)
+        verdict = verdict_of(self._stopping, poll)
+        return verdict if len(answer.winners) >= self._query.answers else replace(verdict, stop=None)
 
     async def finish(self) -> Answer:
         """The answer when all scores have come."""
@@ -75,7 +88,9 @@ class _Scoring:
             for task in done:
                 if not task.cancelled() and (fault := task.exception()) is not None:
                     raise fault
-        return self._answer(final=True) if self._ballot.candidates else Answer(winners=())
+        if not self._ballot.candidates:
+            return Answer(winners=())
+        return replace(self._answer(final=True), confidence=self._confidence)
 
     async def cancel(self) -> None:
         tasks, self._tasks = self._tasks, set()

@@ -16,9 +16,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from strategies.stopping import ByPosterior, Stopping
+
 Json = Mapping[str, Any]
 Method = Literal["single", "majority_vote", "best_of_n", "beam_search"]
-CutShort = Literal["deadline", "tokens", "consensus", "engine_error"]
+CutShort = Literal["deadline", "tokens", "consensus", "price", "hopeless", "engine_error"]
 Rule = Literal["naive", "weighted", "borda"]
 DEFAULT_SCORER = "mean_logprob"
 
@@ -172,6 +174,9 @@ class Allocation:
     decided_by: str  # "model", "prior" or "client"
     model_version: str | None = None
     fits: bool = True  # False: nothing on the menu fits the budget, so the smallest is cut to size
+    wave: int | None = None  # candidates asked for at first; None: all of them
+    stopping: Stopping = field(default_factory=ByPosterior)  # what decides again while sampling
+    familiar: bool | None = None  # whether the model was trained on queries like this one; None: there is no model
 
     @property
     def chosen(self) -> Prediction | None:
@@ -244,6 +249,7 @@ class Answer:
 
     winners: Sequence[Candidate]
     agreement: float | None = None  # share of the voting candidates that agree with the first winner
+    confidence: float | None = None  # calibrated probability that the first winner is right, where that is known
     votes: Mapping[str, int] = field(default_factory=dict[str, int])  # answer -> candidates, largest first
     candidates: int = 0  # candidates seen when this was published
     cut_short: CutShort | None = None
@@ -386,9 +392,9 @@ class Tools:
 
     sampler: Sampler
     scorer: Scorer | None
-    stop_threshold: float = 0.95  # posterior probability at which a vote counts as settled
+    stopping: Stopping = field(default_factory=ByPosterior)
     borda_power: float = 1.0  # of the places in `borda`: 0 is the plain vote, large is the best score alone
-    wave: int | None = None  # samples of a vote asked for at once; None: all of them
+    wave: int | None = None  # candidates asked for at first; None: all of them
     equivalence: Equivalence | None = None  # None: answers are equal if their canonical spellings are
 
 

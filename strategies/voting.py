@@ -8,6 +8,7 @@ from dataclasses import replace
 from strategies.answers import Extracted, Group, answer_of, group
 from strategies.consensus import UNRELATED, Likeness, is_open
 from strategies.equivalence import Spellings
+from strategies.stopping import Poll, Vote
 from strategies.types import Answer, Candidate, Equivalence
 
 
@@ -104,6 +105,26 @@ class Ballot:
             votes={g.value: len(g.members) for g in groups},
             candidates=len(self._cast),
             note="" if groups else "no candidate gave an answer that could vote",
+        )
+
+    def poll(
+        self,
+        answer: Answer,
+        *,
+        cap: int,
+        under_way: int = 0,
+        by_votes: bool = True,
+        scores: Mapping[int, float] | None = None,
+    ) -> Poll:
+        """The candidates as a checkpoint sees them, see `Poll`. answer: elected by them; scores: by indices."""
+        number = {c.index: i for i, g in enumerate(self.groups) for c in g.members}
+        known = scores or {}
+        return Poll(
+            votes=[Vote(answer=number.get(c.index), tokens=c.tokens, score=known.get(c.index)) for c, _ in self._cast],
+            leader=number.get(answer.winners[0].index) if answer.winners else None,
+            cap=cap,
+            under_way=under_way,
+            by_votes=by_votes,
         )
 
     def vote(self, *, answers: int = 1) -> Answer:

@@ -38,8 +38,8 @@ class Options(_Edge):
     strategy: str | None = None
     max_total_tokens: int | None = Field(default=None, ge=1)
     deadline_ms: int | None = Field(default=None, ge=1)
-    token_price: float | None = Field(default=None, ge=0)
-    latency_price: float | None = Field(default=None, ge=0)
+    token_price: float | None = Field(default=None, ge=0, le=1e6)
+    latency_price: float | None = Field(default=None, ge=0, le=1e6)
     profile: str | None = None
     answer_pattern: str | None = None
     strict: bool | None = None

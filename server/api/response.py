@@ -85,6 +85,7 @@ def apportion(
         "reason": allocation.reason,
         "decided_by": allocation.decided_by,
         "model_version": allocation.model_version,
+        "familiar": allocation.familiar,
         "profile": query.profile,
         "predicted": _prediction(allocation.chosen) if allocation.chosen else None,
         "actual": {
@@ -100,6 +101,8 @@ def apportion(
         },
         "candidates": {"drawn": len(outcome.candidates), "finished": finished},
         "agreement": None if answer is None or answer.agreement is None else round(answer.agreement, 4),
+        "confidence": None if answer is None or answer.confidence is None else round(answer.confidence, 4),
+        "checkpoints": _checkpoints(allocation),
         "cut_short": None if answer is None else answer.cut_short,
     }
     if answer is not None and answer.note:
@@ -112,6 +115,13 @@ def apportion(
         body["candidates"]["list"] = [_candidate(candidate) for candidate in outcome.candidates]
         body["votes"] = dict(answer.votes) if answer is not None else {}
     return body
+
+
+def _checkpoints(allocation: Allocation) -> str | None:
+    """What decided when to stop, where anything did: best of N is stopped by a model alone, beam search by none."""
+    by = allocation.stopping.by
+    stopped = allocation.spec.method == "majority_vote" or (allocation.spec.method == "best_of_n" and by == "model")
+    return by if stopped else None
 
 
 def server_timing(outcome: Outcome, *, decided: float) -> str:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from server.backends.calls import CallStats
+from strategies.stopping import STOPS
 from strategies.types import Outcome, StrategySpec
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -160,7 +161,7 @@ class Metrics:
         answer = outcome.answer
         failed = outcome.error if outcome.error in ("cancelled", "deadline") else "error"
         ended = failed if answer is None else (answer.cut_short or "ok")
-        self.requests.labels(model, strategy, "ok" if ended == "consensus" else ended).inc()
+        self.requests.labels(model, strategy, "ok" if ended in STOPS else ended).inc()
         self.duration.labels(model, strategy).observe(outcome.seconds)
         if outcome.first_token_seconds is not None:
             self.first_token.labels(model, strategy).observe(outcome.first_token_seconds)

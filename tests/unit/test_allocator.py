@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 
 from router.allocator import Allocator
+from router.courses import as_stopped
 from router.features import Features, extract
+from router.learning import Trained as Learning
 from router.policy import BudgetInfeasible
 from router.predictors import Prior
 from router.scoring import Scoring, ScoringCost
 from router.speed import Load, Speed
+from router.stopper import Stopper
 from router.waves import Waved, expected_waves
+from strategies.stopping import Poll, Vote
 from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
 from tests.fakes import FAR, ask, menu_of
 
@@ -38,6 +42,7 @@ class Trained:
     known: Sequence[StrategySpec]
     name: str = "model"
     version: str | None = "2026-01"
+    stopper: Stopper | None = None
 
     def predict(
         self, features: Features, specs: Sequence[StrategySpec], load: Load, *, max_tokens: int
@@ -252,3 +257,122 @@ def test_a_vote_is_predicted_in_the_waves_that_its_prices_make_of_it(known: Sequ
     assert few.seconds == pytest.approx(at_once.seconds * expected_waves(16, few.wave, 0.95).waves)
     assert few.seconds_upper > at_once.seconds_upper
     assert few.tokens < at_once.tokens
+
+
+# --- what decides while sampling
+
+MODEL_MENU = menu_of("single", "majority_vote@4", "best_of_n@4", "beam_search@2x2")
+LETTER = "Dear Sir,\n\nplease find attached our offer. We'd be glad to hear from you, and remain\n\nyours truly"
+MIDDLE = Prices(token_price=1.0, latency_price=0.01)
+
+
+@pytest.fixture(scope="module")
+def learned(trained: Learning) -> Allocator:
+    return Allocator(predictor=trained.model, fallback=Prior(), max_candidates=16, default_max_tokens=64)
+
+
+def decided(
+    allocator: Allocator, content: str = "3 + 4 = ?", *, stop_threshold: float | None = None, **fields: Any
+) -> Allocation:
+    query = ask(content, **{"prices": MIDDLE, "sampling": {"temperature": 0.8}, "max_tokens": 64, **fields})
+    return allocator.explain(query, MODEL_MENU, Load(), now=0.0, scoring=SCORING, stop_threshold=stop_threshold)[1]
+
+
+def by_spec(allocation: Allocation) -> dict[str, Prediction]:
+    return {str(row.spec): row for row in allocation.predictions}
+
+
+def test_the_rows_of_what_can_be_stopped_tell_their_wave_and_what_stopping_makes_of_them(learned: Allocator) -> None:
+    """By the courses of the model, for best-of-N as well as for votes; the others are as they were predicted."""
+    allocation = decided(learned)
+    stopper = learned.predictor.stopper
+    assert stopper is not None
+    bare = learned.predictor.predict(extract(ask("3 + 4 = ?", max_tokens=64)), MODEL_MENU, Load(), max_tokens=64)
+    for before, row in zip(bare, allocation.predictions, strict=True):
+        if before.spec.method in ("majority_vote", "best_of_n"):
+            stopped = as_stopped(before, stopper.courses, prices=MIDDLE, seconds_left=FAR)
+            assert isinstance(row, Waved)
+            assert stopped is not None
+            assert (row.wave, row.accuracy, row.tokens, row.seconds) == (
+                stopped.wave,
+                stopped.accuracy,
+                stopped.tokens,
+                stopped.seconds,
+            )
+            assert row.tokens <= before.tokens
+        else:
+            assert not isinstance(row, Waved)
+            assert (row.accuracy, row.tokens, row.seconds) == (before.accuracy, before.tokens, before.seconds)
+
+
+def test_the_first_wave_is_the_one_of_the_row_that_was_chosen(learned: Allocator) -> None:
+    for prices in (MIDDLE, Prices(token_price=0.0, latency_price=0.0), Prices(token_price=0.1, latency_price=0.0)):
+        allocation = decided(learned, prices=prices)
+        chosen = allocation.chosen
+        assert allocation.wave == (chosen.wave if isinstance(chosen, Waved) else None)
+
+
+def test_a_query_that_the_model_knows_is_left_to_the_model(learned: Allocator) -> None:
+    allocation = decided(learned)
+    assert (allocation.stopping.by, allocation.familiar) == ("model", True)
+
+
+def test_a_query_that_the_model_does_not_know_is_left_to_the_price(learned: Allocator) -> None:
+    """And to what the price alone makes of a vote; nothing is known of best-of-N, so that it is drawn whole."""
+    allocation = decided(learned, LETTER)
+    assert (allocation.stopping.by, allocation.familiar) == ("prior", False)
+    rows = by_spec(allocation)
+    assert isinstance(rows["majority_vote@4"], Waved)
+    assert not isinstance(rows["best_of_n@4"], Waved)
+
+
+def test_without_a_model_the_price_decides_and_nothing_is_said_of_what_is_familiar() -> None:
+    allocator = Allocator(predictor=Prior(), fallback=Prior(), max_candidates=16, default_max_tokens=64)
+    allocation = decided(allocator)
+    assert (allocation.stopping.by, allocation.familiar) == ("prior", None)
+
+
+@pytest.mark.parametrize("content", ["3 + 4 = ?", LETTER], ids=["known", "unknown"])
+def test_the_operators_threshold_decides_whatever_the_model_or_the_price_says(learned: Allocator, content: str) -> None:
+    dear = Prices(token_price=50.0, latency_price=0.0)
+    allocation = decided(learned, content, stop_threshold=0.9, prices=dear, sampling={"temperature": 0.8})
+    assert allocation.stopping.by == "threshold"
+    assert not isinstance(by_spec(allocation)["best_of_n@4"], Waved)
+    votes = [Vote(answer=0, tokens=50)]
+    stops = [allocation.stopping.judge(Poll(votes=votes * drawn, leader=0, cap=16)).stop for drawn in (1, 2, 3)]
+    assert stops == [None, None, "consensus"]  # .75, .875, .9375: at this price the first one would have been enough
+
+
+def test_a_vote_that_was_asked_for_by_name_is_settled_at_95_percent_whatever_it_costs(learned: Allocator) -> None:
+    """Who names a strategy wants what it is known for. The model still tells how sure the answer is."""
+    dear = Prices(token_price=50.0, latency_price=0.0)
+    allocation = decided(learned, prices=dear, requested=VOTE)
+    assert (str(allocation.spec), allocation.stopping.by) == ("majority_vote@4", "threshold")
+    votes = [Vote(answer=0, tokens=50)]
+    verdicts = [allocation.stopping.judge(Poll(votes=votes * drawn, leader=0, cap=16)) for drawn in (3, 4)]
+    assert [verdict.stop for verdict in verdicts] == [None, "consensus"]
+    assert all(verdict.confidence is not None for verdict in verdicts)
+
+
+def test_what_is_given_up_is_what_the_operator_says(learned: Allocator) -> None:
+    poll = Poll(votes=[Vote(answer=i, tokens=50) for i in range(3)], leader=0, cap=16)
+    for below, stop in ((0.0, None), (1.99, "hopeless")):
+        allocation = decided(replace(learned, give_up_below=below), prices=Prices(token_price=0.0, latency_price=0.0))
+        assert allocation.stopping.judge(poll).stop == stop
+
+
+def test_single_is_told_how_sure_its_answer_is(learned: Allocator) -> None:
+    allocation = decided(learned, requested=SINGLE)
+    assert allocation.spec == SINGLE
+    confidence = allocation.stopping.judge(Poll(votes=[Vote(answer=0, tokens=10)], leader=0, cap=1)).confidence
+    assert confidence is not None
+    assert 0 < confidence < 1
+
+
+def test_the_dearer_tokens_are_the_fewer_are_expected_of_a_vote_that_is_stopped(learned: Allocator) -> None:
+    tokens = [
+        by_spec(decided(learned, prices=Prices(token_price=price, latency_price=0.0)))["majority_vote@4"].tokens
+        for price in (0.0, 1.0, 100.0)
+    ]
+    assert tokens == sorted(tokens, reverse=True)
+    assert tokens[0] > 1.5 * tokens[-1]

@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import combinations, permutations
-from random import Random
 
 import pytest
 
 from router.labels import PoolLabels, label_table
 from router.pools import Pool, Run, Sample
-from router.questions import Question
 from strategies.anytime import run
 from strategies.ledger import Ledger
 from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.selection import select
-from strategies.types import Answer, Candidate, LogprobSummary, StrategySpec, Tools
+from strategies.stopping import By, Poll, Verdict
+from strategies.types import Candidate, StrategySpec, Tools
 from strategies.voting import Ballot
 from tests.fakes import FAR, ScriptedEngine, ask, menu_of, says
+from tests.pools import RIGHT, logprobs_of, pool_of, random_pool, sample
 
 pytestmark = pytest.mark.anyio
 
-RIGHT = "7"
 SEEDS = range(6)
-
-
-def pool_of(samples: Sequence[Sample], *, runs: Sequence[Run] = (), name: str = "q") -> Pool:
-    question = Question(
-        id=name,
-        family="sums",
-        messages=({"role": "user", "content": "3 + 4?"},),
-        reference=RIGHT,
-        verifier="number",
-        max_tokens=100,
-    )
-    return Pool(
-        question=question, model="m", temperature=0.8, recorded="2026-01-01", samples=tuple(samples), runs=tuple(runs)
-    )
-
-
-def sample(answer: str | None, *, tokens: int = 10, mean: float = -1.0, certainty: float = 1.0) -> Sample:
-    return Sample(
-        text="" if answer is None else f"\\boxed{{{answer}}}",
-        answer=answer,
-        correct=float(answer == RIGHT),
-        tokens=tokens,
-        mean_logprob=mean,
-        certainty=certainty,
-    )
-
-
-def random_pool(seed: int, size: int, *, answers: Sequence[str | None] = (RIGHT, RIGHT, "8", "9", None)) -> Pool:
-    """Answers, lengths and scores at random; lengths and scores never tie."""
-    random = Random(seed)
-    lengths = random.sample(range(5, 60), size)
-    samples = [
-        sample(random.choice(answers), tokens=tokens, mean=-random.random() * 3, certainty=random.random() * 5)
-        for tokens in lengths
-    ]
-    return pool_of(samples, name=f"q{seed}")
 
 
 async def drawn(samples: Sequence[Sample], scorer: str | None) -> list[Candidate]:
@@ -72,14 +35,7 @@ async def drawn(samples: Sequence[Sample], scorer: str | None) -> list[Candidate
             text=each.text,
             tokens=each.tokens,
             finish_reason="length" if each.answer is None else "stop",
-            logprobs=LogprobSummary(
-                tokens=each.tokens,
-                total=each.mean_logprob * each.tokens,
-                certainty=each.certainty * each.tokens,
-                certain_tokens=each.tokens,
-            )
-            if scorer
-            else None,  # a vote is drawn without logprobs
+            logprobs=logprobs_of(each) if scorer else None,  # a vote is drawn without logprobs
         )
         for i, each in enumerate(samples)
     ]
@@ -144,42 +100,34 @@ async def test_a_strategy_that_takes_the_whole_pool_is_simulated_exactly(written
     assert label.accuracy == pytest.approx(await expected(pool, spec))
 
 
-async def run_vote(pool: Pool) -> tuple[Answer, int]:
-    """The real adaptive vote over an engine on which all sequences advance together, and the tokens it spent."""
-    engine = ScriptedEngine(
-        [
-            says(each.text, tokens=each.tokens, finish_reason="length" if each.answer is None else "stop")
-            for each in pool.samples
-        ]
-    )
-    spec = StrategySpec.parse(f"majority_vote@{len(pool.samples)}")
-    ledger = Ledger(100_000)
-    sampler = MeteredSampler(engine, ledger, default_max_tokens=100)
-    answer = await run(majority_vote, ask(), spec, Tools(sampler=sampler, scorer=None), sampler, deadline=FAR)
-    return answer, ledger.spent
+@dataclass(frozen=True, kw_only=True)
+class Never:
+    """Implements `Stopping`: everything is drawn, as labels take it to be."""
 
+    by: By = "prior"
 
-async def check_tokens(pool: Pool) -> Answer:
-    size = len(pool.samples)
-    label = PoolLabels(pool, orders=3).label(StrategySpec.parse(f"majority_vote@{size}"))
-    answer, spent = await run_vote(pool)
-    assert label is not None
-    # in the round in which a vote is settled, the sequences after the settling one have not had their turn
-    assert label.mean_tokens - size < spent <= label.mean_tokens
-    assert label.mean_longest == max(min(each.tokens, label.mean_longest) for each in pool.samples)
-    return answer
+    def judge(self, poll: Poll) -> Verdict:
+        return Verdict()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_a_settled_vote_costs_what_the_real_one_does(seed: int) -> None:
-    await check_tokens(random_pool(seed, 8, answers=(RIGHT, RIGHT, RIGHT, RIGHT, "8")))
-
-
-async def test_a_vote_that_an_abstention_settles_costs_what_the_real_one_does() -> None:
-    """2 to 0 with two to come is open; after an abstention, with one to come, it is not."""
-    pool = pool_of([sample(a, tokens=t) for a, t in [(RIGHT, 10), (RIGHT, 20), (None, 30), ("8", 90)]])
-    answer = await check_tokens(pool)
-    assert answer.cut_short == "consensus"
+async def test_a_vote_that_is_never_stopped_costs_what_the_real_one_does(seed: int) -> None:
+    """Early stopping's cost follows from the prices: `test_replay` compares that."""
+    pool = random_pool(seed, 8, answers=(RIGHT, RIGHT, RIGHT, RIGHT, "8", None))
+    spec = StrategySpec.parse("majority_vote@8")
+    label = PoolLabels(pool, orders=3).label(spec)
+    assert label is not None
+    choices = [
+        says(each.text, tokens=each.tokens, finish_reason="length" if each.answer is None else "stop")
+        for each in pool.samples
+    ]
+    ledger = Ledger(100_000)
+    sampler = MeteredSampler(ScriptedEngine(choices), ledger, default_max_tokens=100)
+    tools = Tools(sampler=sampler, scorer=None, stopping=Never())
+    answer = await run(majority_vote, ask(), spec, tools, sampler, deadline=FAR)
+    assert (answer.candidates, answer.cut_short) == (8, None)
+    assert label.mean_tokens == ledger.spent
+    assert label.mean_longest == max(candidate.tokens for candidate in sampler.candidates)
 
 
 def test_single_is_the_mean_of_the_pool() -> None:

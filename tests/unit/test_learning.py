@@ -15,83 +15,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.boosted import Boosted, ModelError, calibrate_level, features_of, log_odds, shrink
+from router.boosted import Boosted, ModelError, calibrate_level, features_of, shrink
 from router.card import write_card
-from router.evaluation import bootstrap, calibration_quality, evaluate, table
-from router.pools import Call, Pool, Run, Sample
+from router.evaluation import Evaluation, bootstrap
+from router.isotonic import isotonic
+from router.learning import Trained, train
+from router.odds import log_odds
 from router.questions import Question
+from router.reliability import reliability
 from router.speed import Load
-from router.training import Trained, conformal_factor, examples, folds, isotonic, train
-from strategies.types import StrategySpec
+from router.summary import table
+from router.training import conformal_factor, examples, fit, folds
+from strategies.types import Prediction, StrategySpec
 from tests.fakes import menu_of
+from tests.pools import MENU, POOLS, STEP_TOKENS, question
 
-MENU = menu_of("single", "majority_vote@4", "best_of_n@4", "beam_search@2x2")
 UNKNOWN = StrategySpec.parse("best_of_n@64")
-STEP_TOKENS = 16
-SIZE = 8  # samples a pool
-
-
-def question(number: int, low: int, high: int, rng: Random) -> Question:
-    a, b = rng.randint(low, high), rng.randint(low, high)
-    return Question(
-        id=f"sum-{number}",
-        family="small" if high < 1000 else "large",
-        messages=({"role": "user", "content": f"{a} + {b} = ?"},),
-        reference=str(a + b),
-        verifier="number",
-        max_tokens=64,
-    )
-
-
-def pool(number: int) -> Pool:
-    """Small numbers: nine of ten samples are right and short. Large ones: one of ten, and long."""
-    rng = Random(number)
-    easy = number % 2 == 0
-    asked = question(number, 1, 9, rng) if easy else question(number, 10_000, 99_999, rng)
-    samples: list[Sample] = []
-    for _ in range(SIZE):
-        right = rng.random() < (0.9 if easy else 0.1)
-        answer = asked.reference if right else str(rng.randint(-40, -1))
-        samples.append(
-            Sample(
-                text=answer,
-                answer=answer,
-                correct=float(right),
-                tokens=rng.randint(8, 12) if easy else rng.randint(30, 50),
-                mean_logprob=-rng.random(),
-                certainty=rng.random(),
-            )
-        )
-    calls = tuple(
-        Call(
-            prompt_tokens=10,
-            running=running,
-            added=added,
-            first_token_seconds=0.1 * (1 + running / 8),
-            seconds=0.1 * (1 + running / 8) + 0.01 * added * (1 + running / 8) * 19,
-            longest=20,
-        )
-        for added in (1, 4, 8)
-        for running in (0, 8)
-    )
-    run = Run(spec="beam_search@2x2", correct=float(easy), tokens=40, seconds=0.5)
-    return Pool(
-        question=asked,
-        model="m",
-        temperature=0.8,
-        recorded="2026-01-01",
-        samples=tuple(samples),
-        runs=(run,),
-        calls=calls,
-    )
-
-
-POOLS = [pool(number) for number in range(60)]
-
-
-@pytest.fixture(scope="module")
-def trained() -> Trained:
-    return train(POOLS, MENU, step_tokens=STEP_TOKENS)
 
 
 def rows(model: Boosted, asked: Question, *, load: Load | None = None, max_tokens: int = 64) -> dict[str, object]:
@@ -99,20 +38,37 @@ def rows(model: Boosted, asked: Question, *, load: Load | None = None, max_token
     return {str(row.spec): row for row in predicted}
 
 
-def test_questions_that_were_easy_are_predicted_to_be(trained: Trained) -> None:
-    """On questions that were not trained on, for every strategy on the menu."""
+def easy_and_hard(model: Boosted) -> list[tuple[Prediction, Prediction]]:
+    """What is predicted of two questions that were not trained on, for every strategy on the menu that is known."""
     rng = Random(1)
-    easy = trained.model.predict(features_of(question(-1, 1, 9, rng)), MENU, Load(), max_tokens=64)
-    hard = trained.model.predict(features_of(question(-2, 10_000, 99_999, rng)), MENU, Load(), max_tokens=64)
-    for one, other in zip(easy, hard, strict=True):
-        assert one.accuracy > 0.75 > 0.3 > other.accuracy
-        assert one.tokens < other.tokens
+    specs = list(model.means)
+    easy = model.predict(features_of(question(-1, 1, 9, rng)), specs, Load(), max_tokens=64)
+    hard = model.predict(features_of(question(-2, 10_000, 99_999, rng)), specs, Load(), max_tokens=64)
+    return list(zip(easy, hard, strict=True))
 
 
-def test_predictions_are_calibrated_and_cover_what_they_promise(trained: Trained) -> None:
-    result = evaluate(POOLS, MENU, step_tokens=STEP_TOKENS)
-    assert result.calibration_error < 0.1
-    assert 0.85 < result.tokens_coverage < 0.98
+def test_questions_that_were_easy_are_predicted_to_be(trained: Trained) -> None:
+    """By the boosters, all of what they say believed."""
+    calibration = replace(trained.model.calibration, belief=1.0)
+    for easy, hard in easy_and_hard(trained.model.calibrated(calibration)):
+        assert easy.accuracy > 0.75 > 0.3 > hard.accuracy
+        assert easy.tokens < hard.tokens
+
+
+def test_what_the_text_says_is_not_believed_where_it_earns_nothing(trained: Trained) -> None:
+    """Here a vote that is stopped spends little on easy questions and on hopeless ones all the same, so that the best
+    choice is one for both; every question is predicted the strategies' averages. Lengths are believed. Where the text
+    does earn something: `test_stopped`."""
+    assert trained.model.calibration.belief == 0
+    for easy, hard in easy_and_hard(trained.model):
+        assert easy.accuracy == hard.accuracy == pytest.approx(trained.model.means[easy.spec].accuracy)
+        assert easy.tokens < hard.tokens
+
+
+def test_predictions_are_calibrated_and_cover_what_they_promise(evaluated: Evaluation) -> None:
+    assert all(one.error < 0.1 for one in evaluated.reliability)
+    assert {str(spec) for spec in MENU} == set(evaluated.coverage)
+    assert all(0.85 < share < 0.98 for share in evaluated.coverage.values())
 
 
 def test_upper_bounds_are_not_below_what_is_expected_and_nothing_passes_the_cap(trained: Trained) -> None:
@@ -126,7 +82,7 @@ def test_upper_bounds_are_not_below_what_is_expected_and_nothing_passes_the_cap(
 
 def test_more_candidates_are_never_predicted_to_cost_fewer_tokens() -> None:
     menu = menu_of("best_of_n@2", "best_of_n@4", "best_of_n@8", "majority_vote@2", "majority_vote@4")
-    model = train(POOLS, menu, step_tokens=STEP_TOKENS).model
+    model = fit(examples(POOLS, menu), menu, step_tokens=STEP_TOKENS)
     for each in POOLS[:8]:
         tokens = [row.tokens for row in model.predict(features_of(each.question), menu, Load(), max_tokens=64)]
         assert tokens[0] < tokens[1] < tokens[2]
@@ -184,6 +140,7 @@ def test_the_same_pools_give_the_same_files_and_they_load_as_what_was_saved(trai
         ("model.json", "{}", "other query features"),
         ("accuracy.txt", None, "accuracy.txt is missing or no LightGBM model"),
         ("accuracy.txt", "tree", "accuracy.txt is missing or no LightGBM model"),
+        ("stop_gain.txt", None, "stop_gain.txt is missing or no LightGBM model"),
     ],
 )
 def test_a_model_that_can_not_be_used_says_why(
@@ -217,14 +174,31 @@ def test_pools_without_timed_calls_are_refused() -> None:
         train(mute, MENU, step_tokens=STEP_TOKENS)
 
 
-def test_where_the_text_tells_adaptive_earns_more_than_the_lookup() -> None:
+def test_where_the_text_tells_adaptive_earns_more_than_the_lookup(evaluated: Evaluation) -> None:
     """Hard questions are hopeless here and dear, so where tokens have a price they get one sample."""
-    result = evaluate(POOLS, MENU, step_tokens=STEP_TOKENS)
-    middle = next(at for at in result.prices if at.token_price == 1.0)
-    assert middle.oracle.utility >= middle.adaptive.utility
-    assert middle.gain >= 0
-    assert "adaptive - lookup" in table(result)
-    assert {row.name for row in result.fixed} == {str(spec) for spec in MENU}
+    middle = next(at for at in evaluated.prices if (at.token_price, at.latency_price) == (1.0, 0.0))
+    adaptive = middle.row("adaptive")
+    assert middle.row("oracle").utility >= adaptive.utility
+    assert adaptive.utility >= middle.row("lookup").utility - 0.01
+    assert {row.name for row in evaluated.fixed} == {str(spec) for spec in MENU}
+    text = table(evaluated)
+    assert all(f"{at.token_price:g}, {at.latency_price:g}" in text for at in evaluated.prices)
+    assert f"{adaptive.utility:.3f}" in text
+
+
+def test_votes_that_are_stopped_cost_less_than_fixed_ones(evaluated: Evaluation) -> None:
+    """The easy half of the questions is settled by a few samples, so that every rule of stopping saves."""
+    saved = {one.name: one.saved for one in evaluated.savings if one.gap == 0.02}
+    assert all(share > 0 for share in saved.values())
+    assert saved["learned"] >= saved["adaptive consistency"] - 0.05
+
+
+def test_a_confidence_tells_questions_apart_that_differ(trained: Trained) -> None:
+    """On questions that were not trained on: few as there are, the models of every fold can learn from them."""
+    assert trained.stopping is not None
+    for found in trained.stopping.found:
+        assert found.confidence[:, 2].min() < 0.3
+        assert found.confidence[:, 2].max() > 0.8
 
 
 def test_every_family_is_spread_over_the_folds() -> None:
@@ -279,10 +253,21 @@ def test_calibrating_moves_a_query_and_keeps_the_order_of_its_strategies(raw: li
 
 def test_a_perfect_forecast_has_no_calibration_error_and_a_constant_one_has() -> None:
     actual = np.array([0.0, 1.0] * 50)
-    assert calibration_quality(actual, actual) == (0.0, 0.0)
-    error, squared = calibration_quality(np.full(100, 0.9), actual)
-    assert error == pytest.approx(0.4)
-    assert squared == pytest.approx(0.41)
+    perfect = reliability("perfect", actual, actual)
+    assert (perfect.error, perfect.brier) == (0.0, 0.0)
+    constant = reliability("constant", np.full(100, 0.9), actual)
+    assert constant.error == pytest.approx(0.4)
+    assert constant.brier == pytest.approx(0.41)
+    assert sum(one.count for one in constant.bins) == 100
+
+
+def test_near_duplicates_are_never_on_both_sides_of_a_split() -> None:
+    alike = [replace(p, question=replace(p.question, group=f"g{i // 3}")) for i, p in enumerate(POOLS)]
+    owner = {i: k for k, part in enumerate(folds(alike)) for i in part}
+    for i, p in enumerate(alike):
+        for j, other in enumerate(alike):
+            if (p.question.family, p.question.group) == (other.question.family, other.question.group):
+                assert owner[i] == owner[j]
 
 
 def test_the_bootstrap_interval_holds_the_mean() -> None:

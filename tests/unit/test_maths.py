@@ -18,6 +18,7 @@ from strategies.answers import comparable, extract
 from strategies.ledger import Ledger
 from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
+from strategies.stopping import ByPosterior
 from strategies.types import StrategySpec, Tools
 from tests.fake_engine import until
 from tests.fakes import ScriptedEngine, ask, says
@@ -279,7 +280,7 @@ async def test_a_majority_vote_counts_equal_answers_together(maths: MathsEquival
         (maths, {"\\sqrt{8}": 3, "3\\sqrt{2}": 2, "\\sqrt{7}": 1}),
     ):
         sampler = MeteredSampler(ScriptedEngine(said), Ledger(10_000), default_max_tokens=100)
-        tools = Tools(sampler=sampler, scorer=None, stop_threshold=1.0, equivalence=equivalence)
+        tools = Tools(sampler=sampler, scorer=None, stopping=ByPosterior(threshold=1.0), equivalence=equivalence)
         answer = await majority_vote(
             ask("How much?"), StrategySpec.parse("majority_vote@6"), tools, lambda published: None
         )

@@ -15,7 +15,7 @@ import pytest
 from router.pools import Pool, read_pools, write_pools
 from router.questions import Question
 from tests.conftest import ROOT
-from tests.unit.test_learning import POOLS
+from tests.pools import POOLS
 
 FORMATS = ("pools.parquet", "pools.jsonl.gz", "pools.jsonl")
 

@@ -564,7 +564,8 @@ async def test_beam_search_ends_at_max_steps_with_the_best_partial_solution() ->
     engine = ScriptedEngine(lambda call, number: step("go"))
     answer = await Played("beam_search@2x2", engine, steps=STEPS).run()
     assert answer.winners[0].text == "go\n\n" * STEPS.max_steps
-    assert (answer.winners[0].finish_reason, answer.note) == (None, "stopped after 4 steps")
+    assert answer.winners[0].finish_reason is None
+    assert answer.note.endswith("so the most probable was kept; stopped after 4 steps")  # both are worth knowing
     assert len(engine.calls) == STEPS.max_steps
 
 
