@@ -1,0 +1,283 @@
+"""Adaptive allocation against every fixed strategy and the rules of the papers, on held-out questions.
+
+Every question is predicted by boosters that have not seen it, calibrated, gated and priced by what was found on others.
+What a strategy achieves on a question comes from the recorded pool (`router.labels`), and what it achieves when it is
+stopped from playing the pool through (`router.replay`), waves ending whole. Seconds, one request at a time, are those
+of one speed model fitted on all timed calls, at the recorded lengths, except for beam search, whose runs were timed.
+The oracle takes the best of each question's labels, noise included: it is a bound that nobody reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.frontier import Saving, frontiers, savings
+from router.isotonic import binned_isotonic
+from router.learning import near_duplicates, replays_of
+from router.pools import Pool
+from router.reliability import Reliability, reliability
+from router.stopped import Stops
+from router.stopping_training import HeldOut, outcomes
+from router.stopping_training import held_out as held_out_stops
+from router.training import examples, folds, held_out, speed_errors
+from router.vote_state import rule_of
+from router.world import World, predicted_world, real_world, speeds_of, tokens_quality
+from strategies.types import Prices, StrategySpec
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+# utility per 1,000 tokens and per second: from free to so dear that one sample is all that pays
+PRICES: tuple[tuple[float, float], ...] = (
+    (0.0, 0.0),
+    (0.1, 0.01),
+    (0.3, 0.0),
+    (0.3, 0.03),
+    (1.0, 0.0),
+    (1.0, 0.1),
+    (3.0, 0.0),
+    (3.0, 0.1),
+    (3.0, 0.3),
+    (10.0, 1.0),
+)
+_MIDDLE = Prices(token_price=0.3, latency_price=0.0)
+_BOOTSTRAPS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One way of deciding, averaged over the questions. `gain`: its utility over that of the best fixed strategy in
+    hindsight, with a 95 % interval (paired bootstrap over questions)."""
+
+    name: str
+    accuracy: float
+    tokens: float
+    seconds: float
+    utility: float
+    gain: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AtPrice:
+    """Everything at one pair of prices.
+
+    rows: adaptive (both levels), before sampling alone, while sampling alone, adaptive consistency by price, lookup
+    (the paper's table: the fixed strategy that was best on the training questions), random at adaptive's cost, the best
+    fixed one in hindsight (on the very questions it is judged on), and the oracle.
+    """
+
+    token_price: float
+    latency_price: float
+    rows: tuple[Row, ...]
+    mix: Mapping[str, float]  # share of the questions that adaptive gave each strategy
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """(candidates, accuracy) of one way to stop a vote, by its settings."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    questions: int
+    samples: int
+    families: int
+    unseen_families: bool  # every question was predicted by a model that has not seen its family
+    familiar: float  # share of the questions that the stopping model said it knows
+    fixed: tuple[Row, ...]  # every strategy of the menu, at zero prices
+    prices: tuple[AtPrice, ...]
+    curves: tuple[Curve, ...]
+    savings: tuple[Saving, ...]
+    reliability: tuple[Reliability, ...]  # of predicted accuracies, and of confidence
+    level: float  # of the upper bounds
+    coverage: Mapping[str, float]  # by strategy: share of outcomes under the calibrated upper bound on tokens
+    tokens_error: float  # median of |predicted - actual| / actual
+    speed_error: float  # the same, for engine calls
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    pools: Sequence[Pool],
+    menu: Sequence[StrategySpec],
+    *,
+    step_tokens: int,
+    level: float = 0.9,
+    borda_power: float = 1.0,
+    unseen_families: bool = False,
+) -> Evaluation:
+    """unseen_families: a whole family is held out at once, so that no model has seen a question of its kind.
+
+    Raises ValueError when there are too few questions, or nothing on the menu that samples tell of.
+    """
+    data = examples(pools, menu, borda_power=borda_power)
+    offered = [spec for spec in menu if all(spec in row for row in data.labels)]
+    parts = folds(data.pools, by=(lambda pool: pool.question.family) if unseen_families else None)
+    scores, boosters = held_out(data, offered, step_tokens=step_tokens, parts=parts)
+    predicted = predicted_world(data, offered, scores, boosters, parts, level=level)
+    world = real_world(data, offered, step_tokens=step_tokens)
+    replays = replays_of(data.pools, offered, borda_power=borda_power)
+    if not replays:
+        raise ValueError("nothing on the menu can be told from samples: offer votes, or best-of-N by log probabilities")
+    found = held_out_stops(
+        replays, data.features, outcomes(replays[0], len(data)), parts, groups=near_duplicates(data.pools)
+    )
+    stops = Stops(found, parts=parts, world=world, predicted=predicted, speeds=speeds_of(data), vectors=data.features)
+    beliefs = stops.beliefs()
+    # questions of one family share their template: where families are the unit of the split, they are of the resampling
+    asked = [pool.question for pool in pools]
+    blocks = [one.family if unseen_families else one.group or one.id for one in asked]
+    ways = frontiers(found[0], len(data))
+    coverage, tokens_error = tokens_quality(scores, parts, level=level)
+    errors = speed_errors(data, boosters)
+    everyone = np.arange(len(data))
+    return Evaluation(
+        questions=len(data),
+        samples=min(len(pool.samples) for pool in pools),
+        families=len({pool.question.family for pool in pools}),
+        unseen_families=unseen_families,
+        familiar=float(found[0].familiar.mean()),
+        fixed=tuple(
+            _row(str(spec), world.taken(everyone * 0 + i), (0.0, 0.0), None, blocks) for i, spec in enumerate(offered)
+        ),
+        prices=tuple(_at_price(stops, beliefs, blocks, prices) for prices in PRICES),
+        curves=tuple(Curve(name=way.name, points=tuple(way.points())) for way in ways),
+        savings=tuple(savings(ways, blocks)),
+        reliability=(
+            reliability("predicted accuracy", predicted.accuracy.ravel(), world.accuracy.ravel()),
+            *_confidence(found, parts, stops),
+        ),
+        level=level,
+        coverage=coverage,
+        tokens_error=tokens_error,
+        speed_error=float(np.median(np.abs(1 / errors - 1))),
+    )
+
+
+def _at_price(stops: Stops, beliefs: Sequence[float], blocks: Sequence[str], pair: tuple[float, float]) -> AtPrice:
+    prices = Prices(token_price=pair[0], latency_price=pair[1])
+    world = stops.world
+    fixed = world.utility(prices)
+    learned, by_price = stops.outcomes(prices, learned=True), stops.outcomes(prices, learned=False)
+    adaptive = stops.chosen(prices, beliefs)
+    votes = [j for j, spec in enumerate(world.menu) if spec.method in ("single", "majority_vote")]
+    best = np.full(len(fixed), int(fixed.mean(axis=0).argmax()))
+    ways = {
+        "adaptive": learned.taken(adaptive),
+        "before sampling alone": world.taken(stops.predicted.utility(prices).argmax(axis=1)),
+        "while sampling alone": learned.taken(stops.best_elsewhere(learned.utility(prices))),
+        "adaptive consistency by price": by_price.taken(stops.best_elsewhere(by_price.utility(prices), votes)),
+        "lookup": world.taken(stops.best_elsewhere(fixed)),
+    }
+    ways["random at equal cost"] = _random(world, ways["adaptive"][1].mean())
+    ways |= {
+        f"best fixed in hindsight: {world.menu[int(best[0])]}": world.taken(best),
+        "oracle": world.taken(fixed.argmax(axis=1)),
+    }
+    reference = fixed[np.arange(len(fixed)), best]
+    return AtPrice(
+        token_price=pair[0],
+        latency_price=pair[1],
+        rows=tuple(_row(name, taken, pair, reference, blocks) for name, taken in ways.items()),
+        mix={str(spec): float((adaptive == j).mean()) for j, spec in enumerate(world.menu) if (adaptive == j).any()},
+    )
+
+
+Taken = tuple[Floats, Floats, Floats]  # accuracy, tokens, seconds of every question
+
+
+def _random(world: World, tokens: float) -> Taken:
+    """A strategy drawn by lot, without looking at the query: the cheapest and the dearest, so often that the mean
+    tokens are as asked for."""
+    means = world.tokens.mean(axis=0)
+    cheap, dear = int(means.argmin()), int(means.argmax())
+    share = float(np.clip((tokens - means[cheap]) / max(means[dear] - means[cheap], 1e-9), 0, 1))
+
+    def mixed(column: Floats) -> Floats:
+        return (1 - share) * column[:, cheap] + share * column[:, dear]
+
+    return mixed(world.accuracy), mixed(world.tokens), mixed(world.seconds)
+
+
+def _row(name: str, taken: Taken, prices: tuple[float, float], reference: Floats | None, blocks: Sequence[str]) -> Row:
+    accuracy, tokens, seconds = taken
+    utility = accuracy - prices[0] * tokens / 1000 - prices[1] * seconds
+    ahead = utility - (utility if reference is None else reference)
+    low, high = bootstrap(ahead, blocks)
+    return Row(
+        name=name,
+        accuracy=float(accuracy.mean()),
+        tokens=float(tokens.mean()),
+        seconds=float(seconds.mean()),
+        utility=float(utility.mean()),
+        gain=float(ahead.mean()),
+        low=low,
+        high=high,
+    )
+
+
+def bootstrap(differences: Floats, blocks: Sequence[str], *, seed: int = 7) -> tuple[float, float]:
+    """95 % interval of the mean. Whole blocks are resampled; blocks: one name a difference."""
+    names = {name: i for i, name in enumerate(dict.fromkeys(blocks))}
+    owner = np.array([names[block] for block in blocks])
+    sums = np.bincount(owner, weights=differences)
+    sizes = np.bincount(owner)
+    picks = np.random.default_rng(seed).integers(0, len(names), size=(_BOOTSTRAPS, len(names)))
+    low, high = np.quantile(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _confidence(
+    found: Sequence[HeldOut], parts: Sequence[Sequence[int]], stops: Stops
+) -> tuple[Reliability, Reliability]:
+    """Of the confidence that a response shows, for queries that the model knows: at every checkpoint, and where the
+    menu's largest strategies stopped, at a middle price. Each fold is calibrated by the others."""
+    fold = np.zeros(1 + max(i for part in parts for i in part), dtype=np.intp)
+    for k, part in enumerate(parts):
+        fold[list(part)] = k
+    shown = [np.full_like(one.confidence, np.nan) for one in found]
+    for k in range(len(parts)):
+        others = [fold[one.data.question] != k for one in found]
+        there = [
+            np.isfinite(one.confidence) & (one.familiar & mine)[:, None]
+            for one, mine in zip(found, others, strict=True)
+        ]
+        raw = np.concatenate([one.confidence[mask] for one, mask in zip(found, there, strict=True)])
+        right = np.concatenate([one.data.right[mask] for one, mask in zip(found, there, strict=True)])
+        if len(raw):
+            xs, ys = binned_isotonic(raw, right)
+            for one, mine, values in zip(found, others, shown, strict=True):
+                rows = one.familiar & ~mine
+                values[rows] = np.interp(one.confidence[rows], xs, ys)
+    everywhere = [np.isfinite(values) for values in shown]
+    at_all = reliability(
+        "confidence",
+        np.concatenate([values[mask] for values, mask in zip(shown, everywhere, strict=True)]),
+        np.concatenate([one.data.right[mask] for one, mask in zip(found, everywhere, strict=True)]),
+    )
+    told: list[Floats] = []
+    came: list[Floats] = []
+    for one, values in zip(found, shown, strict=True):
+        largest = max((s for s in stops.world.menu if rule_of(s) == one.data.rule), key=lambda s: s.n, default=None)
+        run = stops.run(largest, _MIDDLE, learned=True) if largest is not None else None
+        if run is not None:
+            final = values[np.arange(len(values)), run[1].at]
+            told.append(final[np.isfinite(final)])
+            came.append(run[1].right[np.isfinite(final)])
+    at_stops = reliability(
+        "confidence where it stopped", np.concatenate([*told, np.empty(0)]), np.concatenate([*came, np.empty(0)])
+    )
+    return at_all, at_stops
