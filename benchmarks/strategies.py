@@ -1,6 +1,7 @@
 """Every strategy, really run on the embedded engine, on questions that no allocator was trained on.
 
-    python -m benchmarks.strategies [--per-family 5] [--threads 2] [--out benchmarks/results/strategies.json]
+    python -m benchmarks.strategies [--per-family 5] [--threads 2] [--only ARM]
+                                    [--out benchmarks/results/strategies.json]
 
 Accuracy by the questions' verifiers, completion tokens over all candidates, the part of them that early stopping
 cancelled, and seconds, one request at a time. Every arm asks a question with that question's seed, so the arms draw the
@@ -24,10 +25,13 @@ from zlib import crc32
 
 import numpy as np
 
+from router.boosted import Boosted, features_of
 from router.evaluation import bootstrap
 from router.families import builtin_questions
 from router.pools import read_pools
 from router.questions import Question, verify
+from router.stopper import Stopper
+from router.stopping import ByPrice, Spending, wave_of
 from router.waves import wave_size
 from server.backends.openai import OpenAIEngine
 from server.calibration.collect import as_query
@@ -42,12 +46,14 @@ from strategies.majority_vote import majority_vote
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
+from strategies.stopping import ByPosterior, Stopping
 from strategies.types import Answer, Prices, Publish, Query, Strategy, StrategySpec, Tools
 from strategies.voting import Ballot
 
 SEED = 2  # of the questions; calibration's is 1
 CONFIG = Path("configs/demo.yaml")
 POOLS = Path("configs/pools/smollm2-135m.jsonl.gz")
+MODEL = Path("configs/models/smollm2-135m")
 NEVER_STOPPED = "majority_vote@16, never stopped"
 DEAR_TOKENS = Prices(token_price=1.0, latency_price=0.02)
 
@@ -67,6 +73,7 @@ class Arm:
     strategy: Strategy
     spec: StrategySpec
     wave: int | None = None
+    learned: bool = False  # the demo's model says when to stop, at DEAR_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,11 @@ def arms(steps: Steps) -> Sequence[Arm]:
         spec = StrategySpec.parse(written)
         return Arm(name=written, strategy=by_method[spec.method], spec=spec)
 
+    def learned(written: str) -> Arm:
+        each = arm(written)
+        first = wave_of(each.spec.n, price=DEAR_TOKENS.token_price * 0.015, wait=DEAR_TOKENS.latency_price * 0.3)
+        return replace(each, name=f"{written}, learned", wave=first, learned=True)
+
     sixteen = StrategySpec.parse("majority_vote@16")
     size = wave_size(16, tokens=15, seconds=0.3, prices=DEAR_TOKENS, threshold=0.95)
     return [
@@ -94,19 +106,28 @@ def arms(steps: Steps) -> Sequence[Arm]:
         Arm(name=NEVER_STOPPED, strategy=full_vote, spec=sixteen),
         Arm(name="majority_vote@16", strategy=majority_vote, spec=sixteen),
         Arm(name=f"majority_vote@16, waves of {size}", strategy=majority_vote, spec=sixteen, wave=size),
+        learned("majority_vote@16"),
         arm("best_of_n@8"),
         arm("best_of_n@8:weighted"),
+        arm("best_of_n@16:weighted"),
+        learned("best_of_n@16:weighted"),
         arm("beam_search@2x2"),
     ]
 
 
-async def ask(question: Question, arm: Arm, plan: Plan, engine: OpenAIEngine) -> Row:
+async def ask(question: Question, arm: Arm, plan: Plan, engine: OpenAIEngine, stopper: Stopper) -> Row:
     query = as_query(question, plan)
     # a seed of the question's own: one for all would give every question the same draws of chance
     query = replace(query, sampling={**query.sampling, "seed": crc32(question.id.encode()) % 2**31})
     ledger = Ledger(query.budget.max_total_tokens)
     sampler = MeteredSampler(engine, ledger, default_max_tokens=question.max_tokens)
-    tools = Tools(sampler=sampler, scorer=SCORERS[arm.spec.scorer] if arm.spec.scorer else None, wave=arm.wave)
+    stopping: Stopping = ByPosterior()
+    if arm.learned:
+        place = stopper.place(features_of(question))
+        spending = Spending.of(DEAR_TOKENS, seconds=0.3)
+        stopping = stopper.for_request(arm.spec, place, spending) or ByPrice(spending=spending)
+    scorer = SCORERS[arm.spec.scorer] if arm.spec.scorer else None
+    tools = Tools(sampler=sampler, scorer=scorer, wave=arm.wave, stopping=stopping)
     started = time.monotonic()
     answer = await run(arm.strategy, query, arm.spec, tools, sampler, deadline=query.budget.deadline)
     seconds = time.monotonic() - started
@@ -119,10 +140,12 @@ async def ask(question: Question, arm: Arm, plan: Plan, engine: OpenAIEngine) ->
     )
 
 
-async def measure(per_family: int, threads: int) -> Mapping[str, Sequence[Row]]:
+async def measure(per_family: int, threads: int, only: Sequence[str]) -> Mapping[str, Sequence[Row]]:
     known = {pool.question.id for pool in read_pools(POOLS)}
     questions = [q for q in builtin_questions(per_family=per_family, seed=SEED) if q.id not in known]
     config = load_config(CONFIG, overrides={"engine.embedded.threads": threads})
+    stopper = Boosted.load(MODEL).stopper
+    assert stopper is not None, "train the demo's model first"  # noqa: S101 - a benchmark's own precondition
     settings = config.strategies
     steps = Steps(stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps)
     child = await asyncio.to_thread(start_embedded, config, lambda text: print(text, file=sys.stderr))
@@ -133,8 +156,8 @@ async def measure(per_family: int, threads: int) -> Mapping[str, Sequence[Row]]:
         model = (await engine.probe()).models[0]
         plan = Plan(sampling={"temperature": settings.sampling_temperature}, steps=steps, model=model)
         for number, question in enumerate(questions, 1):
-            for arm in arms(steps):
-                rows.setdefault(arm.name, []).append(await ask(question, arm, plan, engine))
+            for arm in (each for each in arms(steps) if not only or each.name in only):
+                rows.setdefault(arm.name, []).append(await ask(question, arm, plan, engine, stopper))
             if number % 10 == 0:
                 print(f"{number}/{len(questions)}, {time.monotonic() - started:.0f} s", file=sys.stderr)
     finally:
@@ -150,9 +173,12 @@ def table(rows: Mapping[str, Sequence[Row]]) -> str:
         means = [np.mean([getattr(row, field) for row in each]) for field in Row.__dataclass_fields__]
         lines.append(f"{name:<40}{means[0]:>7.3f}{means[1]:>9.1f}{means[2]:>11.1f}{means[3]:>9.2f}")
     lines.append("")
-    off = rows[NEVER_STOPPED]
     for name, each in rows.items():
-        if name.startswith("majority_vote@16") and name != NEVER_STOPPED:
+        plain = "best_of_n@16:weighted" if name.startswith("best_of_n@16:weighted") else NEVER_STOPPED
+        off = rows.get(plain, [])
+        if not off:
+            continue
+        if name.startswith(("majority_vote@16", "best_of_n@16:weighted")) and name != plain:
             right = np.array([a.correct - b.correct for a, b in zip(each, off, strict=True)])
             low, high = bootstrap(right, [str(i) for i in range(questions)])
             saved = 1 - sum(row.tokens for row in each) / sum(row.tokens for row in off)
@@ -167,9 +193,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-family", type=int, default=5, help="questions of each of the 33 families")
     parser.add_argument("--threads", type=int, default=2, help="of the engine; no more than there are free cores")
+    parser.add_argument("--only", action="append", default=[], help="run this arm; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/strategies.json"))
     options = parser.parse_args()
-    rows = asyncio.run(measure(options.per_family, options.threads))
+    rows = asyncio.run(measure(options.per_family, options.threads, options.only))
     print(table(rows))
     command = shlex.join(["python", "-m", "benchmarks.strategies", *sys.argv[1:]])
     figures = {"command": command, "rows": {name: [asdict(row) for row in each] for name, each in rows.items()}}
