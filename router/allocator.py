@@ -67,6 +67,7 @@ class Allocator:
         left = query.budget.deadline - now
         stopper = self.predictor.stopper
         place = stopper.place(features) if stopper is not None else None
+        decider = self.predictor if place is None or place.familiar else self.fallback
         threshold = stop_threshold if asked is None else stop_threshold or SETTLED
         courses = stopper.courses if stopper is not None and place is not None and place.familiar else None
         if threshold is not None:
@@ -80,8 +81,8 @@ class Allocator:
                 for row in rows
             ],
             now=now,
-            decided_by=self.predictor.name if place is None or place.familiar else self.fallback.name,
-            model_version=self.predictor.version,
+            decided_by=decider.name,
+            model_version=decider.version,
         )
         if instead:
             chosen = allocation.chosen
