@@ -67,7 +67,6 @@ class Allocator:
         left = query.budget.deadline - now
         stopper = self.predictor.stopper
         place = stopper.place(features) if stopper is not None else None
-        decider = self.predictor if place is None or place.familiar else self.fallback
         threshold = stop_threshold if asked is None else stop_threshold or SETTLED
         courses = stopper.courses if stopper is not None and place is not None and place.familiar else None
         if threshold is not None:
@@ -81,8 +80,8 @@ class Allocator:
                 for row in rows
             ],
             now=now,
-            decided_by=decider.name,
-            model_version=decider.version,
+            decided_by=self.predictor.name if place is None or place.familiar else "averages",
+            model_version=self.predictor.version,
         )
         if instead:
             chosen = allocation.chosen

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from router.features import FEATURE_NAMES, FEATURES_VERSION, Features, extract
 from router.odds import log_odds, sigmoid
-from router.predictors import SPEC_FEATURES, can_agree, spec_vector, usual_accuracy
+from router.predictors import SPEC_FEATURES, can_agree, spec_vector
 from router.questions import Question
 from router.speed import Load, Speed, seconds
 from router.stopper import Stopper, predict
@@ -186,12 +186,16 @@ class Boosted:
         ]
 
     def _accuracy(self, vector: Floats, *, familiar: bool) -> dict[StrategySpec, float]:
-        """Of every strategy the model knows, whatever is offered: `shrink` compares them with each other. The prior's
-        where the query is not familiar, as the boosters then know less than it does."""
+        """Of every strategy the model knows, whatever is offered: `shrink` compares them with each other.
+
+        Where the query is not familiar, the averages: the boosters then know less than those do. Open text, of which no
+        two candidates can agree, gains nothing from more of it.
+        """
         specs = list(self.means)
         if not familiar:
             agree = can_agree(dict(zip(FEATURE_NAMES, vector.tolist(), strict=True)))
-            return {spec: usual_accuracy(spec, agree=agree) for spec in specs}
+            least = min(means.accuracy for means in self.means.values())
+            return {spec: means.accuracy if agree else least for spec, means in self.means.items()}
         rows = np.array([[*vector, *spec_vector(spec)] for spec in specs])
         means = np.array([self.means[spec].accuracy for spec in specs])
         raw = sigmoid(predict(self.accuracy, rows, raw=True) + log_odds(means))

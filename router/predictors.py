@@ -73,14 +73,6 @@ def can_agree(values: Mapping[str, float]) -> bool:
     return any(values[name] for name in _ANSWERS)
 
 
-def usual_accuracy(spec: StrategySpec, *, agree: bool) -> float:
-    """The prior's accuracy, see `Prior`. agree: whether candidates can agree on an answer."""
-    if not agree:
-        return 0.5
-    better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
-    return 0.5 + 0.12 * (1 - 1 / spec.draws) + better
-
-
 class Prior:
     """What decides while no model is loaded. Rules of thumb, and said to be so: `decided_by` is "prior".
 
@@ -110,10 +102,12 @@ class Prior:
 
     def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int, agree: bool) -> Prediction:
         each = min(256.0, max(1.0, max_tokens / 3))
+        gain = 0.12 * (1 - 1 / spec.draws)
+        better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
         speed = self.speed(0, load.running, spec.draws).slowed(load.correction)
         return Prediction(
             spec=spec,
-            accuracy=usual_accuracy(spec, agree=agree),
+            accuracy=0.5 + (gain + better if agree else 0.0),
             tokens=each * spec.draws,
             tokens_upper=min(3 * each, max_tokens) * spec.draws,
             seconds=seconds(spec, speed, longest=each, step_tokens=self._step_tokens),

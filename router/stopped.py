@@ -16,7 +16,7 @@ from router.courses import Courses
 from router.features import FEATURE_NAMES
 from router.menu import SINGLE
 from router.odds import log_odds, sigmoid
-from router.predictors import can_agree, usual_accuracy
+from router.predictors import can_agree
 from router.replay import Played, Replay, Speeds
 from router.stopping_training import HeldOut, courses, gate, played
 from router.vote_state import rule_of
@@ -53,7 +53,7 @@ class Stops:
         one = found[0]
         self.familiar = one.data.by_question(one.familiar.astype(float), len(world.accuracy)) > 0.5
         agree = [can_agree(dict(zip(FEATURE_NAMES, vector, strict=True))) for vector in vectors.tolist()]
-        self._usual = np.array([[usual_accuracy(spec, agree=each) for spec in world.menu] for each in agree])
+        self._agree = np.array(agree)
         self._fold = np.zeros(len(world.accuracy), dtype=np.intp)
         for k, part in enumerate(parts):
             self._fold[list(part)] = k
@@ -121,11 +121,12 @@ class Stops:
         return World(menu=menu, accuracy=accuracy, tokens=tokens, seconds=seconds)
 
     def _believed(self, beliefs: Floats) -> Floats:
-        """Accuracies as the allocator takes them: of unfamiliar queries the prior's."""
+        """Accuracies as the allocator takes them: of unfamiliar queries the averages, see `Boosted`."""
         usual = np.array([self.world.accuracy[self._fold != k].mean(axis=0) for k in range(len(self._courses))])
         own = beliefs[:, None]
         blended = sigmoid(own * log_odds(self.predicted.accuracy) + (1 - own) * log_odds(usual)[self._fold])
-        return np.where(self.familiar[:, None], blended, self._usual)
+        averages = np.where(self._agree[:, None], usual[self._fold], usual.min(axis=1)[self._fold][:, None])
+        return np.where(self.familiar[:, None], blended, averages)
 
     def beliefs(self) -> list[float]:
         """By fold, how far to believe what the text says, as found on the others; see `belief`."""

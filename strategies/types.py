@@ -171,7 +171,7 @@ class Allocation:
     spec: StrategySpec
     predictions: Sequence[Prediction]
     reason: str  # one sentence
-    decided_by: str  # "model", "prior" or "client"
+    decided_by: str  # "model", "averages", "prior" or "client"
     model_version: str | None = None
     fits: bool = True  # False: nothing on the menu fits the budget, so the smallest is cut to size
     wave: int | None = None  # candidates asked for at first; None: all of them
