@@ -320,7 +320,7 @@ def test_a_query_that_the_model_knows_is_left_to_the_model(learned: Allocator) -
 def test_a_query_that_the_model_does_not_know_is_left_to_the_price(learned: Allocator) -> None:
     """And to what the price alone makes of a vote; nothing is known of best-of-N, so that it is drawn whole."""
     allocation = decided(learned, LETTER)
-    assert (allocation.stopping.by, allocation.familiar) == ("prior", False)
+    assert (allocation.stopping.by, allocation.familiar, allocation.decided_by) == ("prior", False, "averages")
     rows = by_spec(allocation)
     assert isinstance(rows["majority_vote@4"], Waved)
     assert not isinstance(rows["best_of_n@4"], Waved)
