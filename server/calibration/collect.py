@@ -303,12 +303,15 @@ async def _at_once(work: Sequence[Callable[[], Awaitable[None]]], limit: int) ->
         for each in waiting:
             await each()
 
+    failure: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(limit, len(work))):
                 group.create_task(worker())
     except* Exception as failures:  # noqa: BLE001 - raised again, out of its group
-        raise next(_leaves(failures)) from None
+        failure = next(_leaves(failures))
+    if failure is not None:  # raised in the clause, older Pythons put it into a group again
+        raise failure from None
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:

@@ -68,7 +68,7 @@ def test_a_completion_parses_and_says_what_was_decided_and_spent(client: OpenAI)
     assert completion.usage.prompt_tokens > 0
     assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
     told = extra(completion)
-    assert told["decided_by"] == "model"
+    assert (told["decided_by"], told["familiar"]) in {("model", True), ("averages", False)}
     assert told["model_version"]
     assert told["predicted"]["tokens"] <= told["predicted"]["tokens_upper"]
     assert told["actual"]["tokens"] == completion.usage.completion_tokens
@@ -114,7 +114,7 @@ def test_auto_leaves_the_decision_to_the_model_and_shows_its_table(client: OpenA
     )
 
     told = extra(completion)
-    assert told["decided_by"] == "model"
+    assert (told["decided_by"], told["familiar"]) in {("model", True), ("averages", False)}
     feasible = [row for row in told["predictions"] if row["feasible"]]
     chosen = next(row for row in feasible if row["strategy"] == told["strategy"])
     assert chosen["utility"] == max(row["utility"] for row in feasible)
