@@ -68,9 +68,9 @@ class Allocator:
         stopper = self.predictor.stopper
         place = stopper.place(features) if stopper is not None else None
         threshold = stop_threshold if asked is None else stop_threshold or SETTLED
-        courses = stopper.courses if stopper is not None and place is not None and place.familiar else None
-        if threshold is not None:
-            courses = None
+        courses = None
+        if stopper is not None and place is not None and place.familiar and threshold is None:
+            courses = stopper.courses
         one = next((row.accuracy for row in rows if row.spec == SINGLE), None)
         rows = [scoring.added_to(row) if not row.reason else row for row in rows]
         allocation = choose(

@@ -19,12 +19,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from router.boosters import predict
 from router.features import FEATURE_NAMES, FEATURES_VERSION, Features, extract
-from router.odds import log_odds, sigmoid
-from router.predictors import SPEC_FEATURES, can_agree, spec_vector
+from router.odds import between, log_odds, sigmoid
+from router.predictors import SPEC_FEATURES, can_agree, named, spec_vector
 from router.questions import Question
 from router.speed import Load, Speed, seconds
-from router.stopper import Stopper, predict
+from router.stopper import Stopper
 from strategies.types import Budget, Prediction, Prices, Query, StrategySpec
 
 Floats = NDArray[np.float64]
@@ -101,7 +102,7 @@ class Calibration:
     def accuracies(self, raw: Floats, means: Floats) -> Floats:
         """The boosters' accuracies of one query, calibrated. raw, means: one entry a strategy, on the last axis."""
         own = calibrate_level(shrink(raw, means, self.gain_weight), self.accuracy_x, self.accuracy_y)
-        return sigmoid(self.belief * log_odds(own) + (1 - self.belief) * log_odds(means))
+        return between(means, own, self.belief)
 
     @classmethod
     def none(cls) -> Calibration:
@@ -193,7 +194,7 @@ class Boosted:
         """
         specs = list(self.means)
         if not familiar:
-            agree = can_agree(dict(zip(FEATURE_NAMES, vector.tolist(), strict=True)))
+            agree = can_agree(named(vector))
             least = min(means.accuracy for means in self.means.values())
             return {spec: means.accuracy if agree else least for spec, means in self.means.items()}
         rows = np.array([[*vector, *spec_vector(spec)] for spec in specs])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from router.blocks import numbered
 from router.frontier import Saving, frontiers, savings
 from router.isotonic import binned_isotonic
 from router.learning import near_duplicates, replays_of
@@ -231,11 +232,10 @@ def _row(name: str, taken: Taken, prices: tuple[float, float], reference: Floats
 
 def bootstrap(differences: Floats, blocks: Sequence[str], *, seed: int = 7) -> tuple[float, float]:
     """95 % interval of the mean. Whole blocks are resampled; blocks: one name a difference."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(blocks))}
-    owner = np.array([names[block] for block in blocks])
+    owner = numbered(blocks)
     sums = np.bincount(owner, weights=differences)
     sizes = np.bincount(owner)
-    picks = np.random.default_rng(seed).integers(0, len(names), size=(_BOOTSTRAPS, len(names)))
+    picks = np.random.default_rng(seed).integers(0, len(sums), size=(_BOOTSTRAPS, len(sums)))
     low, high = np.quantile(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1), [0.025, 0.975])
     return float(low), float(high)
 

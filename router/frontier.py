@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from router.blocks import numbered
 from router.replay import CHECKPOINTS, Played, play
 from router.stopping_training import HeldOut, played
 from router.vote_state import STATE_FEATURES
@@ -121,11 +122,11 @@ def savings(found: Sequence[Frontier], blocks: Sequence[str], *, seed: int = 7) 
     blocks: a name for every question; for the intervals whole blocks are resampled.
     """
     questions = found[0].cost.shape[1]
-    names = {name: i for i, name in enumerate(dict.fromkeys(blocks))}
-    owner = np.array([names[block] for block in blocks])
+    owner = numbered(blocks)
+    count = int(owner.max()) + 1
     rng = np.random.default_rng(seed)
     even = np.full(questions, 1 / questions)
-    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_BOOTSTRAPS)[:, owner]
+    times = rng.multinomial(count, np.full(count, 1 / count), size=_BOOTSTRAPS)[:, owner]
     draws = times / times.sum(axis=1, keepdims=True)
     result: list[Saving] = []
     for gap in GAPS:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from router.blocks import numbered
 from router.boosted import Boosted
 from router.pools import Pool
 from router.replay import Replay, playable, replay
@@ -80,9 +81,7 @@ def train(
 
 def near_duplicates(pools: Sequence[Pool]) -> NDArray[np.intp]:
     """A number for every question, the same for those that are nearly the same."""
-    names = [pool.question.group or pool.question.id for pool in pools]
-    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return np.array([number[name] for name in names], dtype=np.intp)
+    return numbered([pool.question.group or pool.question.id for pool in pools])
 
 
 def replays_of(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, borda_power: float) -> list[Replay]:

@@ -16,3 +16,8 @@ def sigmoid(z: Floats) -> Floats:
 def log_odds(p: Floats) -> Floats:
     p = np.clip(p, _SURE, 1 - _SURE)
     return np.log(p / (1 - p))
+
+
+def between(one: Floats, other: Floats, share: Floats | float) -> Floats:
+    """From one (share 0) to the other (share 1), in log odds."""
+    return sigmoid(share * log_odds(other) + (1 - share) * log_odds(one))

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from math import log2
 from typing import Protocol
 
-from router.features import Features
+import numpy as np
+from numpy.typing import NDArray
+
+from router.features import FEATURE_NAMES, Features
 from router.speed import Load, Speed, seconds
 from router.stopper import Stopper
 from strategies.types import Prediction, StrategySpec
@@ -66,6 +69,11 @@ _ANSWERS = (
     "numbers", "latex_commands", "dollar_maths", "boxed", "choices", "form_how_many", "form_how_much", "form_yes_no",
     "json_output", "tool_forced",
 )  # fmt: skip
+
+
+def named(vector: NDArray[np.float64]) -> dict[str, float]:
+    """Features in FEATURE_NAMES' order, by name."""
+    return dict(zip(FEATURE_NAMES, vector.tolist(), strict=True))
 
 
 def can_agree(values: Mapping[str, float]) -> bool:

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from router.allocator import as_run
 from router.courses import Courses
-from router.features import FEATURE_NAMES
 from router.menu import SINGLE
-from router.odds import log_odds, sigmoid
-from router.predictors import can_agree
+from router.odds import between
+from router.predictors import can_agree, named
 from router.replay import Played, Replay, Speeds
 from router.stopping_training import HeldOut, courses, gate, played
 from router.vote_state import rule_of
@@ -52,8 +51,7 @@ class Stops:
         self._speeds = speeds
         one = found[0]
         self.familiar = one.data.by_question(one.familiar.astype(float), len(world.accuracy)) > 0.5
-        agree = [can_agree(dict(zip(FEATURE_NAMES, vector, strict=True))) for vector in vectors.tolist()]
-        self._agree = np.array(agree)
+        self._agree = np.array([can_agree(named(vector)) for vector in vectors])
         self._fold = np.zeros(len(world.accuracy), dtype=np.intp)
         for k, part in enumerate(parts):
             self._fold[list(part)] = k
@@ -123,8 +121,7 @@ class Stops:
     def _believed(self, beliefs: Floats) -> Floats:
         """Accuracies as the allocator takes them: of unfamiliar queries the averages, see `Boosted`."""
         usual = np.array([self.world.accuracy[self._fold != k].mean(axis=0) for k in range(len(self._courses))])
-        own = beliefs[:, None]
-        blended = sigmoid(own * log_odds(self.predicted.accuracy) + (1 - own) * log_odds(usual)[self._fold])
+        blended = between(usual[self._fold], self.predicted.accuracy, beliefs[:, None])
         averages = np.where(self._agree[:, None], usual[self._fold], usual.min(axis=1)[self._fold][:, None])
         return np.where(self.familiar[:, None], blended, averages)
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
+from router.boosters import predict
 from router.clusters import Clusters, Place
 from router.courses import Courses
 from router.features import FEATURE_NAMES, Features
@@ -130,11 +131,6 @@ class Stopper:
             temperatures=(float(data["temperatures"][0]), float(data["temperatures"][1])),
             courses=Courses.from_json(data["courses"]),
         )
-
-
-def predict(booster: lgb.Booster, rows: Floats, *, raw: bool = False) -> Floats:
-    # one thread: a handful of rows take longer to hand out than to predict
-    return cast("Any", booster).predict(rows, raw_score=raw, num_threads=1)
 
 
 def pays(gains: Floats, cost: Floats) -> Floats:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
+from router.boosters import FIXED, boost, predict
 from router.clusters import Clusters, held_out_statistics
 from router.courses import Courses, measure
 from router.isotonic import binned_isotonic
 from router.replay import CHECKPOINTS, Played, Replay, Speeds, play, price_of
-from router.stopper import Stopper, blend, pays, predict
+from router.stopper import Stopper, blend, pays
 from router.stopping import FREE, price_at, thresholds_at, waves_of
 from router.vote_state import FALLING, STATE_FEATURES, Rule, rule_of
 from strategies.types import StrategySpec
@@ -31,17 +32,11 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # utility of a candidate, and what a wave's wait is worth in candidates
 GATE_PRICES = ((3e-4, 0.0), (1e-3, 0.0), (3e-3, 0.0), (1e-2, 0.0), (3e-4, 4.0), (1e-3, 4.0), (3e-3, 4.0))
 _COMMON: Mapping[str, Any] = {
-    "verbosity": -1,
-    "seed": 7,
-    "deterministic": True,
-    "force_row_wise": True,
-    "num_threads": 1,
+    **FIXED,
     "num_leaves": 8,
-    "learning_rate": 0.05,
     "lambda_l2": 50.0,
     "feature_fraction": 0.6,
     "bagging_fraction": 0.5,
-    "bagging_freq": 1,
 }
 _ROUNDS = 80
 _PLAYED = 4000  # orders that a course is an average over
@@ -107,9 +102,7 @@ def fit(replays: Sequence[Replay], statistics: Floats, keep: NDArray[np.bool_]) 
 def _boost(objective: Mapping[str, Any], rows: Floats, targets: Floats, questions: int) -> lgb.Booster:
     # a tree sees half of the rows: of few questions, fewer must do, or none could ever split
     leaf = min(_QUESTIONS_A_LEAF, questions // 8) * len(rows) // questions
-    parameters = {**_COMMON, **objective, "min_data_in_leaf": max(20, leaf)}
-    train = cast("Callable[..., lgb.Booster]", vars(lgb)["train"])  # LightGBM's own types are partly unknown
-    return train(parameters, lgb.Dataset(rows, targets), num_boost_round=_ROUNDS)
+    return boost({**_COMMON, **objective, "min_data_in_leaf": max(20, leaf)}, rows, targets, rounds=_ROUNDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import lightgbm as lgb
 import numpy as np
@@ -23,6 +23,7 @@ from router.boosted import (
     features_of,
     shrink,
 )
+from router.boosters import FIXED, boost
 from router.isotonic import isotonic
 from router.labels import Label, label_table
 from router.odds import log_odds
@@ -34,16 +35,10 @@ from strategies.types import StrategySpec
 Floats = NDArray[np.float64]
 FOLDS = 5
 _COMMON: Mapping[str, Any] = {
-    "verbosity": -1,
-    "seed": 7,
-    "deterministic": True,
-    "force_row_wise": True,
-    "num_threads": 1,
-    "learning_rate": 0.05,
+    **FIXED,
     "lambda_l2": 10.0,
     "feature_fraction": 0.5,
     "bagging_fraction": 0.8,
-    "bagging_freq": 1,
 }
 ACCURACY: Mapping[str, Any] = {**_COMMON, "objective": "cross_entropy", "num_leaves": 12, "min_data_in_leaf": 60}
 LENGTH: Mapping[str, Any] = {**_COMMON, "num_leaves": 8, "min_data_in_leaf": 100}
@@ -161,9 +156,7 @@ def fit_speed(calls: Sequence[Call]) -> SpeedModel:
 
 
 def _boost(parameters: Mapping[str, Any], rows: Floats, targets: Floats, *, start: Floats | None = None) -> lgb.Booster:
-    """`start`: what each row begins with, on the objective's raw scale."""
-    train = cast("Callable[..., lgb.Booster]", vars(lgb)["train"])  # LightGBM's own types are partly unknown
-    return train(dict(parameters), lgb.Dataset(rows, targets, init_score=start), num_boost_round=ROUNDS)
+    return boost(parameters, rows, targets, rounds=ROUNDS, start=start)
 
 
 def spec_means(data: Examples, menu: Sequence[StrategySpec]) -> dict[StrategySpec, SpecMeans]:

@@ -1,0 +1,14 @@
+"""Questions that belong together, by a name they share. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def numbered(names: Sequence[str]) -> NDArray[np.intp]:
+    """A number for every name, equal for equal ones, from 0 in order of first appearance."""
+    number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return np.array([number[name] for name in names], dtype=np.intp)
