@@ -155,6 +155,13 @@ def demo(once: bool, port: int, path: Path) -> None:
     "--concurrency", type=click.IntRange(1, 1024), default=1, show_default=True, help="Questions asked at once."
 )
 @click.option("--rate", type=click.FloatRange(0.001), help="Most requests a second to the engine.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="How often beam search is run on a question: one run says little of how often it is right.",
+)
 @click.option("--no-sweep", is_flag=True, help="Leave out the load sweep that the speed model learns from.")
 @click.option(
     "--per-family", type=click.IntRange(1, 1000), default=15, show_default=True, help="Built-in questions a family."
@@ -172,6 +179,7 @@ def calibrate(
     dry_run: bool,
     concurrency: int,
     rate: float | None,
+    runs: int,
     no_sweep: bool,
     per_family: int,
     seed: int,
@@ -200,6 +208,7 @@ def calibrate(
         verifier=verifier,
         verifier_seconds=verifier_timeout,
         sweep=not no_sweep,
+        runs_each=runs,
     )
     try:
         calibration.check(options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -160,12 +161,14 @@ class _Collector:
             )
 
     async def run_strategies(self) -> None:
-        """One after the other and with nothing beside them, so that their seconds are their own."""
-        for pool in self._recorded():
-            done = {run.spec for run in pool.runs}
-            if missing := [spec for spec in self._plan.runs if str(spec) not in done]:
-                runs = [await self._run(pool, spec) for spec in missing]
-                self._journal.keep(replace(pool, runs=(*pool.runs, *runs)))
+        """One after the other and with nothing beside them, so that their seconds are their own. All questions once,
+        then all of them again, so that what changes over the hours changes for all."""
+        for turn in range(1, self._plan.runs_each + 1):
+            for pool in self._recorded():
+                done = Counter(run.spec for run in pool.runs)
+                if missing := [spec for spec in self._plan.runs if done[str(spec)] < turn]:
+                    runs = [await self._run(pool, spec) for spec in missing]
+                    self._journal.keep(replace(pool, runs=(*pool.runs, *runs)))
         self._recorder.take()  # calls that go on with a text: mostly cached prompts, which would mislead
 
     def settle(self) -> None:

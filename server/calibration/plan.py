@@ -26,6 +26,7 @@ class Plan:
     budget: int | None = None  # completion tokens of the whole recording, what earlier runs of it spent included
     concurrency: int = 1  # questions asked at once
     runs: tuple[StrategySpec, ...] = ()  # strategies that can't be derived from samples
+    runs_each: int = 1  # how often each of them is run on a question
     sampling: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0.8})
     steps: Steps = field(default_factory=Steps)
     model: str = ""
@@ -88,7 +89,8 @@ class Estimate:
                 f"  {opened:,} questions x {plan.samples} samples: {about} {self.samples * self.tokens:,.0f} tokens",
             ]
             if plan.runs:
-                lines.append(f"  and on each question the runs {', '.join(map(str, plan.runs))}")
+                often = f", {plan.runs_each} times each" if plan.runs_each > 1 else ""
+                lines.append(f"  and on each question the runs {', '.join(map(str, plan.runs))}{often}")
         else:
             lines = [
                 f"plan, with {price}: {plan.budget:,} tokens buy {about} {self.samples:,} samples",

@@ -41,6 +41,7 @@ class Options:
     verifier: str | None = None  # file.py or file.py:function
     verifier_seconds: float = 10.0
     sweep: bool = True
+    runs_each: int = 1
 
 
 def check(options: Options) -> None:
@@ -144,6 +145,7 @@ def _plan(config: Config, options: Options, *, model: str) -> Plan:
         runs=tuple(spec for spec in config.menu if spec.method == "beam_search" and spec.scorer in SCORERS)
         if options.budget is None
         else (),
+        runs_each=options.runs_each,
         sampling={"temperature": settings.sampling_temperature},
         steps=Steps(stop=settings.beam_step_stop, tokens=settings.beam_step_tokens, max_steps=settings.beam_max_steps),
         model=model,

@@ -23,6 +23,7 @@ from server.calibration.journal import partial_of, read_journal
 from server.calibration.pace import Paced
 from server.calibration.plan import Estimate, Plan, Progress
 from server.calibration.verifier import Verifier
+from strategies.types import EngineError
 from tests.conftest import ROOT
 from tests.fake_engine import VLLM, FakeEngine, Reply, Request, refuses, running, streams, until, within, words
 from tests.fakes import menu_of
@@ -270,6 +271,26 @@ async def test_every_call_to_the_engine_waits_for_its_turn(out: Path) -> None:
     (pool,) = read_pools(out)
     assert [run.spec for run in pool.runs] == ["beam_search@2x2"]
     assert pool.runs[0].correct == 1.0
+
+
+async def test_beam_searches_are_run_as_often_as_asked_and_go_on(out: Path) -> None:
+    """All questions once before any a second time; what an interrupted recording has run is not run again."""
+    plan = replace(PLAN, samples=4, runs=menu_of("beam_search@2x2"), runs_each=3)
+    questions = [question("a"), question("b")]
+    turns: list[str] = []
+
+    async def act(exchange: Any) -> None:
+        if exchange.request.body.get("stop"):  # a beam search's step: here the only one
+            turns.append(asked(exchange.request))
+        await (refuses(503) if len(turns) == 3 else streams())(exchange)
+
+    async with running(VLLM, Script(), act=act) as server:
+        with pytest.raises(EngineError):
+            await recorded(server, questions, plan, out)
+        assert [len(pool.runs) for pool in read_journal(out).values()] == [1, 1]
+        pools = await recorded(server, questions, replace(plan, runs_each=2), out)
+    assert turns == ["a", "b", "a", "a", "b"]
+    assert [len(pool.runs) for pool in pools] == [2, 2]
 
 
 async def test_a_question_that_the_engine_refuses_is_left_out(out: Path) -> None:

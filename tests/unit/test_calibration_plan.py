@@ -64,7 +64,9 @@ def test_without_a_budget_the_cost_is_told() -> None:
     asked = [pool(str(i), ()).question for i in range(10)]
     told = str(estimate(asked, [], replace(PLAN, runs=menu_of("beam_search@2x2"))))
     assert "10 questions x 16 samples: at most 16,000 tokens" in told
-    assert "beam_search@2x2" in told
+    assert told.endswith("the runs beam_search@2x2")
+    often = str(estimate(asked, [], replace(PLAN, runs=menu_of("beam_search@2x2"), runs_each=4)))
+    assert often.endswith("the runs beam_search@2x2, 4 times each")
 
 
 @pytest.mark.parametrize(
