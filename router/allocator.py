@@ -14,6 +14,7 @@ from router.predictors import Predictor
 from router.scoring import Scoring
 from router.speed import Load
 from router.stopping import ByPrice, Spending, threshold_at
+from router.verified import until_right
 from router.waves import Waved, in_waves
 from strategies.stopping import SETTLED, ByPosterior, Stopping
 from strategies.types import Allocation, Prediction, Prices, Query, StrategySpec
@@ -155,6 +156,8 @@ def as_run(
         stopped = as_stopped(row, courses, prices=prices, seconds_left=seconds_left)
         if stopped is not None:
             return stopped
+    if row.spec.verified:
+        return until_right(row, one=one, prices=prices, seconds_left=seconds_left)
     if row.spec.method != "majority_vote":
         return row
     if threshold is not None:

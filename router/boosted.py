@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from router.boosters import predict
 from router.features import FEATURE_NAMES, FEATURES_VERSION, Features, extract
 from router.odds import between, log_odds, sigmoid
-from router.predictors import SPEC_FEATURES, can_agree, named, spec_vector
+from router.predictors import SPEC_FEATURES, averages, can_agree, named, spec_vector
 from router.questions import Question
 from router.speed import Load, Speed, seconds
 from router.stopper import Stopper
@@ -189,16 +189,14 @@ class Boosted:
     def _accuracy(self, vector: Floats, *, familiar: bool) -> dict[StrategySpec, float]:
         """Of every strategy the model knows, whatever is offered: `shrink` compares them with each other.
 
-        Where the query is not familiar, the averages: the boosters then know less than those do. Open text, of which no
-        two candidates can agree, gains nothing from more of it.
+        Where the query is not familiar, the averages: the boosters then know less than those do.
         """
         specs = list(self.means)
-        if not familiar:
-            agree = can_agree(named(vector))
-            least = min(means.accuracy for means in self.means.values())
-            return {spec: means.accuracy if agree else least for spec, means in self.means.items()}
-        rows = np.array([[*vector, *spec_vector(spec)] for spec in specs])
         means = np.array([self.means[spec].accuracy for spec in specs])
+        if not familiar:
+            usual = averages(means, specs, agree=can_agree(named(vector)))
+            return dict(zip(specs, usual.tolist(), strict=True))
+        rows = np.array([[*vector, *spec_vector(spec)] for spec in specs])
         raw = sigmoid(predict(self.accuracy, rows, raw=True) + log_odds(means))
         calibrated = self.calibration.accuracies(raw, means)
         return dict(zip(specs, calibrated.tolist(), strict=True))

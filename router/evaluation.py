@@ -174,13 +174,13 @@ def _at_price(stops: Stops, beliefs: Sequence[float], blocks: Sequence[str], pai
     fixed = world.utility(prices)
     learned, by_price = stops.outcomes(prices, learned=True), stops.outcomes(prices, learned=False)
     adaptive = stops.chosen(prices, beliefs)
-    votes = [j for j, spec in enumerate(world.menu) if spec.method in ("single", "majority_vote")]
+    unlearned = [j for j, s in enumerate(world.menu) if s.method in ("single", "majority_vote") or s.verified]
     best = np.full(len(fixed), int(fixed.mean(axis=0).argmax()))
     ways = {
         "adaptive": learned.taken(adaptive),
         "before sampling alone": world.taken(stops.predicted.utility(prices).argmax(axis=1)),
         "while sampling alone": learned.taken(stops.best_elsewhere(learned.utility(prices))),
-        "adaptive consistency by price": by_price.taken(stops.best_elsewhere(by_price.utility(prices), votes)),
+        "adaptive consistency by price": by_price.taken(stops.best_elsewhere(by_price.utility(prices), unlearned)),
         "lookup": world.taken(stops.best_elsewhere(fixed)),
     }
     ways["random at equal cost"] = _random(world, ways["adaptive"][1].mean())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.pools import Pool
-from strategies.types import StrategySpec
+from strategies.types import VERIFIER, StrategySpec
 
 Floats = NDArray[np.float64]
 ORDERS = 200  # random orders a pool: standard error of a label under 0.02 after ties and repetitions
@@ -57,6 +57,8 @@ class PoolLabels:
             self._scores["mean_logprob"] = self._means
         if certainties is not None:
             self._scores["self_certainty"] = certainties
+        if pool.label != "agreement":
+            self._scores[VERIFIER] = self._correct
         rng = np.random.default_rng(crc32(pool.question.id.encode()))
         self._orders = np.array([rng.permutation(self.size) for _ in range(orders)])
 

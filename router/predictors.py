@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from router.features import FEATURE_NAMES, Features
 from router.speed import Load, Speed, seconds
 from router.stopper import Stopper
-from strategies.types import Prediction, StrategySpec
+from router.verified import one_right
+from strategies.types import VERIFIER, Prediction, StrategySpec
 
+_ONE = 0.5  # accuracy of one sample, as far as the prior knows
 _BY_METHOD = ("single", "majority_vote", "best_of_n", "beam_search")
 SPEC_FEATURES = (
     *(f"is_{method}" for method in _BY_METHOD),
@@ -21,7 +23,7 @@ SPEC_FEATURES = (
     "log2_draws",
     "expansion",
     "weighted",
-    "scores_self_certainty",
+    "scored_by",  # see `router.vote_state`
 )
 
 
@@ -60,7 +62,7 @@ def spec_vector(spec: StrategySpec) -> list[float]:
         log2(spec.draws),
         float(spec.expansion),
         {"naive": 0.0, "borda": 0.5, "weighted": 1.0}[spec.rule],
-        float(spec.scorer == "self_certainty"),
+        {"self_certainty": 1.0, VERIFIER: 2.0}.get(spec.scorer or "", 0.0),
     ]
 
 
@@ -81,14 +83,22 @@ def can_agree(values: Mapping[str, float]) -> bool:
     return any(values[name] for name in _ANSWERS)
 
 
+def averages(usual: NDArray[np.float64], menu: Sequence[StrategySpec], *, agree: bool) -> NDArray[np.float64]:
+    """Accuracies of a query that a model does not know: what the strategies come to on average. Open text, of which no
+    two candidates can agree, gains nothing from more of it, unless a verifier looks. usual: (strategies,)."""
+    gains = np.array([agree or spec.verified for spec in menu])
+    return np.where(gains, usual, usual.min())
+
+
 class Prior:
     """What decides while no model is loaded. Rules of thumb, and said to be so: `decided_by` is "prior".
 
-    Accuracy: one sample is right half of the time. Where the question has numbers, choices or another sign of an answer
-    that can be compared, more candidates add up to .12, each doubling less than the one before, a little more with a
-    scorer and with beam search (the order found by Snell et al. 2024); open text gains nothing. Tokens: a candidate
-    uses a third of what it may, at most 256; nine of ten use no more than three times that. Seconds: half a second to
-    the first token and 20 ms for each after it, until the online correction knows better.
+    Accuracy: one sample is right half of the time, and of more a verifier finds one that is. Without it, where the
+    question has numbers, choices or another sign of an answer that can be compared, more candidates add up to .12, each
+    doubling less than the one before, a little more with a scorer and with beam search (the order found by Snell et al.
+    2024); open text gains nothing. Tokens: a candidate uses a third of what it may, at most 256; nine of ten use no
+    more than three times that. Seconds: half a second to the first token and 20 ms for each after it, until the online
+    correction knows better.
     """
 
     name = "prior"
@@ -111,11 +121,13 @@ class Prior:
     def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int, agree: bool) -> Prediction:
         each = min(256.0, max(1.0, max_tokens / 3))
         gain = 0.12 * (1 - 1 / spec.draws)
+        if spec.verified:
+            gain, agree = one_right(_ONE, spec.n) - _ONE, True  # a verifier sees what is right where no vote could
         better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
         speed = self.speed(0, load.running, spec.draws).slowed(load.correction)
         return Prediction(
             spec=spec,
-            accuracy=0.5 + (gain + better if agree else 0.0),
+            accuracy=_ONE + (gain + better if agree else 0.0),
             tokens=each * spec.draws,
             tokens_upper=min(3 * each, max_tokens) * spec.draws,
             seconds=seconds(spec, speed, longest=each, step_tokens=self._step_tokens),

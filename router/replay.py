@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from router.labels import places
 from router.pools import Pool, Sample
 from router.stopping import FREE
-from router.vote_state import STATE_FEATURES, Rule, rule_of, vote_state
+from router.vote_state import STATE_FEATURES, VERIFIED, Rule, rule_of, vote_state
 from strategies.stopping import Poll, Vote
 from strategies.types import StrategySpec
 
@@ -123,14 +123,18 @@ def playable(spec: StrategySpec, pools: Sequence[Pool]) -> Rule | None:
 
 
 def _scored(pool: Pool, rule: Rule) -> bool:
-    """Whether all that votes has the rule's score."""
+    """Whether all that votes has the rule's score. That samples agree says nothing of what a verifier would say."""
+    if rule == VERIFIED:
+        return pool.label != "agreement"
     return not rule[0] or all(_score(sample, rule) is not None for sample in pool.samples if sample.answer is not None)
 
 
 def _score(sample: Sample, rule: Rule) -> float | None:
-    """As the scorers of these names do."""
+    """As the scorers of these names do. The verifier is taken to say what the recording's judge said."""
     if not rule[0]:
         return None
+    if rule == VERIFIED:
+        return sample.correct
     if rule[1]:
         return sample.certainty
     return None if sample.mean_logprob is None else float(np.exp(sample.mean_logprob))

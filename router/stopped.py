@@ -15,7 +15,7 @@ from router.allocator import as_run
 from router.courses import Courses
 from router.menu import SINGLE
 from router.odds import between
-from router.predictors import can_agree, named
+from router.predictors import averages, can_agree, named
 from router.replay import Played, Replay, Speeds
 from router.stopping_training import HeldOut, courses, gate, played
 from router.vote_state import rule_of
@@ -121,9 +121,10 @@ class Stops:
     def _believed(self, beliefs: Floats) -> Floats:
         """Accuracies as the allocator takes them: of unfamiliar queries the averages, see `Boosted`."""
         usual = np.array([self.world.accuracy[self._fold != k].mean(axis=0) for k in range(len(self._courses))])
-        blended = between(usual[self._fold], self.predicted.accuracy, beliefs[:, None])
-        averages = np.where(self._agree[:, None], usual[self._fold], usual.min(axis=1)[self._fold][:, None])
-        return np.where(self.familiar[:, None], blended, averages)
+        believed = between(usual[self._fold], self.predicted.accuracy, beliefs[:, None])
+        for i in np.flatnonzero(~self.familiar):
+            believed[i] = averages(usual[self._fold[i]], self.world.menu, agree=bool(self._agree[i]))
+        return believed
 
     def beliefs(self) -> list[float]:
         """By fold, how far to believe what the text says, as found on the others; see `belief`."""

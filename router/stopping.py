@@ -96,10 +96,12 @@ class ByPrice:
     by: By = "prior"
 
     def judge(self, poll: Poll) -> Verdict:
-        if not poll.left or not poll.by_votes:
+        if not poll.left or not (poll.by_votes or poll.verified):
             return Verdict(wave=poll.left or None)
         price = self.spending.candidate(mean_tokens(poll))
         wave = wave_of(poll.left, price=price, wait=self.spending.wait)
+        if poll.verified:
+            return Verdict(wave=wave)
         leader, second = poll.counts()
         dear = self.price(poll, price, wave)
         if leader and (

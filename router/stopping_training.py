@@ -17,7 +17,7 @@ from router.isotonic import binned_isotonic
 from router.replay import CHECKPOINTS, Played, Replay, Speeds, play, price_of
 from router.stopper import Stopper, blend, pays
 from router.stopping import FREE, price_at, thresholds_at, waves_of
-from router.vote_state import FALLING, STATE_FEATURES, Rule, rule_of
+from router.vote_state import FALLING, STATE_FEATURES, VERIFIED, Rule, rule_of
 from strategies.types import StrategySpec
 
 Floats = NDArray[np.float64]
@@ -26,6 +26,7 @@ _AT: Ints = np.array(CHECKPOINTS, dtype=np.intp)
 _POSTERIOR = STATE_FEATURES.index("posterior")
 _MARGIN = STATE_FEATURES.index("margin_votes")
 _LEADING = STATE_FEATURES.index("leading")
+_SCORE = STATE_FEATURES.index("score")
 _GOALS = 3  # later checkpoints that a state is an example for: more of them are nearly the same example
 _QUESTIONS_A_LEAF = 15  # rows of one question are alike, so that leaves are counted in questions
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -209,9 +210,9 @@ def policy(
         over = states[:, _MARGIN] > _AT[left] - _AT[at]
         ratio = blend(pays(gains, cost), usual, weights[rows])
         by_prior = over | ((posterior >= thresholds_at(each)) & (states[:, _LEADING] > 0))
-        if data.rule[0]:  # without the model, scores decide over all that may be drawn
-            by_prior = np.zeros(len(rows), dtype=bool)
-            over = by_prior
+        if data.rule[0]:  # without the model, scores decide over all that may be drawn; a verifier ends it
+            over = states[:, _SCORE] >= 1 if data.rule == VERIFIED else np.zeros(len(rows), dtype=bool)
+            by_prior = over
         return np.where(by_model, (ratio <= 1) | over, by_prior), wave
 
     return decide
@@ -237,7 +238,7 @@ def played(
     expected = price if token is None or each is None else token * each
     candidate = np.broadcast_to(np.maximum(expected, FREE), (len(data),))
     first = waves_of(np.full(len(data), float(cap)), price=candidate, wait=wait)
-    if data.rule[0]:
+    if data.rule[0] and data.rule != VERIFIED:
         first = np.where(np.broadcast_to(np.asarray(weight), (len(data),)) > 0, first, cap)
     return play(data, decide, first=first, cap=cap, speeds=speeds)
 
@@ -306,7 +307,7 @@ def courses(found: Sequence[HeldOut], menu: Sequence[StrategySpec], weights: Map
         for spec in menu:
             if spec.method == "single" or rule_of(spec) != one.data.rule or spec.n not in CHECKPOINTS:
                 continue
-            if one.data.rule[0] and not weights[one.data.rule]:
+            if one.data.rule[0] and one.data.rule != VERIFIED and not weights[one.data.rule]:
                 continue  # without the model nothing stops it
             large = np.flatnonzero(_AT[one.data.reached - 1] >= spec.n)
             large = large[:: max(1, len(large) // _PLAYED)]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import log, log1p, sqrt
 
 from strategies.stopping import Poll, Vote, lead_posterior
-from strategies.types import StrategySpec
+from strategies.types import VERIFIER, StrategySpec
 
 STATE_FEATURES = (
     "drawn",  # candidates so far
@@ -33,13 +33,15 @@ STATE_FEATURES = (
     "score_ahead",
     "score_above_mean",
     "by_score",  # 0: by votes; 1: the best score; 2: scores summed; 3: places summed
-    "scores_self_certainty",
+    "scored_by",  # 0: mean log probability; 1: self-certainty; 2: the verifier
 )
 # going on is worth less where the lead is larger: what is known is not learned again from noise
 FALLING = frozenset(("posterior", "margin", "margin_votes"))
 Rule = tuple[float, float]
 _RULES = {"naive": 1.0, "weighted": 2.0, "borda": 3.0}
+_SCORERS = {"mean_logprob": 0.0, "self_certainty": 1.0, VERIFIER: 2.0}
 BY_VOTES = (0.0, 0.0)  # the rule of a majority vote
+VERIFIED = (_RULES["naive"], _SCORERS[VERIFIER])  # the first that is right
 _UNKNOWN = float("nan")
 
 
@@ -48,9 +50,10 @@ def rule_of(spec: StrategySpec) -> Rule | None:
     scores that pools don't hold, and for strategies that are no sampling."""
     if spec.method in ("single", "majority_vote"):
         return BY_VOTES
-    if spec.method != "best_of_n" or spec.scorer not in ("mean_logprob", "self_certainty"):
+    scored_by = _SCORERS.get(spec.scorer or "")
+    if spec.method != "best_of_n" or scored_by is None or (spec.scorer == VERIFIER and not spec.verified):
         return None
-    return _RULES[spec.rule], float(spec.scorer == "self_certainty")
+    return _RULES[spec.rule], scored_by
 
 
 def vote_state(poll: Poll, rule: Rule) -> list[float]:

@@ -20,10 +20,10 @@ from strategies.types import Prediction, Prices
 # Shares of the leading and of the second answer among the samples, equally likely: from sure to scattered. Before any
 # sample is seen nothing is known of a query's own shares that would be worth more than this.
 _SHARES = ((0.95, 0.04), (0.8, 0.12), (0.6, 0.2), (0.45, 0.25), (0.3, 0.2))
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _LOOKED_AHEAD = 64  # samples; a vote that is open after that is taken never to settle
 _VOTES = 400  # imagined votes of each kind: sizes differ by more than the error, as all are tried on the same votes
-_LEVEL = 0.9  # of the upper bound
+LEVEL = 0.9  # of the upper bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def wave_size(n: int, *, tokens: float, seconds: float, prices: Prices, threshol
         course = expected_waves(n, size, threshold)
         return prices.token_price * course.samples * tokens / 1000 + prices.latency_price * course.waves * seconds
 
-    sizes = [size for size in _SIZES if size < n]
+    sizes = [size for size in SIZES if size < n]
     return min([*sizes, n], key=lambda size: (price(size), -size))
 
 
@@ -102,7 +102,7 @@ def expected_waves(n: int, size: int, threshold: float) -> Course:
     return Course(
         samples=float(reached @ asked),
         waves=float(reached.sum()),
-        waves_upper=int((reached > 1 - _LEVEL).sum()),
+        waves_upper=int((reached > 1 - LEVEL).sum()),
     )
 
 

@@ -29,6 +29,7 @@ _SHOWN = 8  # different candidates, and different answers, that are listed
 _GRACE = 0.25  # seconds past the deadline that the loopback and the two event loops' turns may take
 _CUT_SHORT = {
     "consensus": "the vote was settled, so the rest was not drawn or cancelled",
+    "verified": "the verifier called this one right, so the rest was not drawn or cancelled",
     "price": "more candidates would not have been worth their price",
     "hopeless": "given up: no answer was likely to be right",
     "deadline": "the deadline came: this is the best answer so far",

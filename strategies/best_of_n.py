@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 
 from strategies.answers import expected_form
@@ -11,7 +11,7 @@ from strategies.selection import select
 from strategies.stopping import Verdict, verdict_of
 from strategies.types import Answer, Candidate, Publish, Query, ScorerError, StrategySpec, Tools
 from strategies.voting import Ballot
-from strategies.waves import draw_in_waves
+from strategies.waves import Drawing, draw_in_waves
 
 _INSTEAD = "so the majority vote decided"
 
@@ -19,12 +19,15 @@ _INSTEAD = "so the majority vote decided"
 async def best_of_n(query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer:
     """Draw up to n candidates and rank them. Publishes the best of those seen so far with every candidate and score.
 
-    A scorer that takes its time is asked beside the drawing. Where it fails, the majority vote decides.
+    A scorer that takes its time is asked beside the drawing. Where it fails, the majority vote decides. The first
+    candidate that a verifier calls right ends the drawing, and what is under way is cut on the engine.
     """
     scoring = _Scoring(query, spec, tools, publish)
     top_logprobs = tools.scorer.needs_top_logprobs if tools.scorer is not None else None
     try:
-        drawing = await draw_in_waves(query, spec, tools, scoring.add, top_logprobs=top_logprobs)
+        drawing = await scoring.until_verified(
+            draw_in_waves(query, spec, tools, scoring.add, top_logprobs=top_logprobs)
+        )
         answer = await scoring.finish()  # what came before a failure is ranked all the same
         if drawing.failure is not None:
             raise drawing.failure
@@ -50,6 +53,20 @@ class _Scoring:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure = ""
         self._confidence: float | None = None
+        self._verified = asyncio.Event()
+
+    async def until_verified(self, drawing: Coroutine[None, None, Drawing]) -> Drawing:
+        """The drawing to its end, or to the moment when as many are right as answers are wanted."""
+        draws, right = asyncio.create_task(drawing), asyncio.create_task(self._verified.wait())
+        try:
+            await asyncio.wait((draws, right), return_when=asyncio.FIRST_COMPLETED)
+            if draws.done():
+                return draws.result()
+            return Drawing(stop=self._right().stop)
+        finally:
+            for task in (draws, right):
+                task.cancel()
+            await asyncio.gather(draws, right, return_exceptions=True)
 
     async def add(self, candidate: Candidate, under_way: int) -> Verdict:
         """Scores only what votes can win, so that nothing is spent on anything else. Checkpoints judge by scores that
@@ -65,6 +82,8 @@ class _Scoring:
                 self._begin([candidate])
             else:
                 self._unscored.append(candidate)
+        if self._spec.verified and not under_way and self._tasks:  # another wave may be for nothing
+            await asyncio.wait(self._tasks)
         answer = self._answer()
         verdict = self._judge(answer, under_way)
         self._confidence = verdict.confidence
@@ -72,14 +91,35 @@ class _Scoring:
         return verdict
 
     def _judge(self, answer: Answer, under_way: int) -> Verdict:
-        if self._scorer is None or self._scorer.pace != "at_once" or self._failure:
+        verified = self._spec.verified
+        if self._scorer is None or self._failure or (self._scorer.pace != "at_once" and not verified):
             return Verdict(wave=self._spec.n)
-        poll = self._ballot.poll(answer, cap=self._spec.n, under_way=under_way, by_votes=False, scores=answer.scores)
-        verdict = verdict_of(self._stopping, poll)
+        if self._verified.is_set():
+            return self._right()
+        if verified and under_way:  # not all of the wave's verdicts are known
+            return Verdict()
+        verdict = self._checkpoint(answer, under_way)
         return verdict if len(answer.winners) >= self._query.answers else replace(verdict, stop=None)
+
+    def _checkpoint(self, answer: Answer, under_way: int) -> Verdict:
+        poll = self._ballot.poll(
+            answer,
+            cap=self._spec.n,
+            under_way=under_way,
+            by_votes=False,
+            verified=self._spec.verified,
+            scores=answer.scores,
+        )
+        return verdict_of(self._stopping, poll)
+
+    def _right(self) -> Verdict:
+        """As many are right as answers are wanted: the end, though not before its time if all have been drawn."""
+        return Verdict(stop="verified" if len(self._ballot.candidates) < self._spec.n else None)
 
     async def finish(self) -> Answer:
         """The answer when all scores have come."""
+        if self._verified.is_set():  # what the others would be called changes nothing
+            await self.cancel()
         if self._unscored:
             self._begin(self._unscored)
             self._unscored = []
@@ -90,7 +130,10 @@ class _Scoring:
                     raise fault
         if not self._ballot.candidates:
             return Answer(winners=())
-        return replace(self._answer(final=True), confidence=self._confidence)
+        answer = self._answer(final=True)
+        if self._verified.is_set():  # by a verdict that came after the last checkpoint
+            self._confidence = self._checkpoint(answer, 0).confidence
+        return replace(answer, confidence=self._confidence)
 
     async def cancel(self) -> None:
         tasks, self._tasks = self._tasks, set()
@@ -120,6 +163,8 @@ class _Scoring:
             return
         known = zip(candidates, scores, strict=True)
         self._scores |= {candidate.index: score for candidate, score in known if score is not None}
+        if self._spec.verified and sum(score >= 1 for score in self._scores.values()) >= self._query.answers:
+            self._verified.set()
 
     def _answer(self, *, final: bool = False) -> Answer:
         """By what is known now."""

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, get_args
 
 logger = logging.getLogger("apportion")
 SETTLED = 0.95  # posterior probability at which a vote counts as settled, if nobody says otherwise
-Stop = Literal["consensus", "price", "hopeless"]
+Stop = Literal["consensus", "verified", "price", "hopeless"]
 STOPS: tuple[Stop, ...] = get_args(Stop)
 By = Literal["threshold", "prior", "model"]  # what a request's checkpoints go by
 
@@ -34,6 +34,7 @@ class Poll:
     cap: int  # candidates that may be drawn in all
     under_way: int = 0  # candidates asked for that have not come yet
     by_votes: bool = True  # the leader is the answer with the most votes, not the one with the best scores
+    verified: bool = False  # the first candidate that is right ends the drawing, so that none is there yet
 
     @property
     def left(self) -> int:
@@ -115,4 +116,4 @@ class ByPosterior:
     def judge(self, poll: Poll) -> Verdict:
         if poll.by_votes and poll.left and settled(poll.counts(), poll.left, self.threshold):
             return Verdict(stop="consensus")
-        return Verdict(wave=None if poll.by_votes else poll.left or None)
+        return Verdict(wave=None if poll.by_votes or poll.verified else poll.left or None)

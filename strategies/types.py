@@ -20,9 +20,10 @@ from strategies.stopping import ByPosterior, Stopping
 
 Json = Mapping[str, Any]
 Method = Literal["single", "majority_vote", "best_of_n", "beam_search"]
-CutShort = Literal["deadline", "tokens", "consensus", "price", "hopeless", "engine_error"]
+CutShort = Literal["deadline", "tokens", "consensus", "verified", "price", "hopeless", "engine_error"]
 Rule = Literal["naive", "weighted", "borda"]
 DEFAULT_SCORER = "mean_logprob"
+VERIFIER = "verifier"  # a scorer of this name says right (1) or wrong: the first that is right ends a best-of-N
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,11 @@ class StrategySpec:
     def draws(self) -> int:
         """Sequences the engine runs at once for this strategy at its widest."""
         return self.n * self.expansion
+
+    @property
+    def verified(self) -> bool:
+        """Drawing ends with the first candidate that the verifier calls right."""
+        return self.method == "best_of_n" and self.scorer == VERIFIER and self.rule == "naive"
 
     def __str__(self) -> str:
         if self.method == "single":

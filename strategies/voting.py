@@ -114,6 +114,7 @@ class Ballot:
         cap: int,
         under_way: int = 0,
         by_votes: bool = True,
+        verified: bool = False,
         scores: Mapping[int, float] | None = None,
     ) -> Poll:
         """The candidates as a checkpoint sees them, see `Poll`. answer: elected by them; scores: by indices."""
@@ -125,6 +126,7 @@ class Ballot:
             cap=cap,
             under_way=under_way,
             by_votes=by_votes,
+            verified=verified,
         )
 
     def vote(self, *, answers: int = 1) -> Answer:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from server.section import Section, http_url
 from strategies.scorers import SCORERS
-from strategies.types import RESERVED
+from strategies.types import RESERVED, VERIFIER
 
 Kind = Literal["process_reward", "outcome_reward", "judge", "http", "python"]
 Aggregation = Literal["last", "min", "product", "mean"]
@@ -121,6 +121,10 @@ def conflicts(scorers: Mapping[str, ScorerSettings]) -> Iterator[str]:
         for setting in sorted(scorer.model_fields_set - {*takes, *_ANYWHERE}):
             if getattr(scorer, setting) is not None:
                 yield f"{path}.{setting}: not for the kind {scorer.kind}, which takes {', '.join(takes)}"
+        if name == VERIFIER and scorer.together:
+            yield f"{path}.together: not for the {VERIFIER}, which ends the drawing with the first that is right"
+        if name == VERIFIER and scorer.compare == "pairwise":
+            yield f"{path}.compare: not pairwise for the {VERIFIER}, which tells of each whether it is right"
         if scorer.kind == "judge" and scorer.url is not None and scorer.model is None:
             yield f"{path}.model: needed, because it has a url of its own"
         if scorer.kind == "judge" and scorer.url is None and scorer.api_key is not None:

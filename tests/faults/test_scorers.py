@@ -30,6 +30,7 @@ from tests.fake_engine import (
     Reply,
     Request,
     drops,
+    endless,
     hangs,
     running,
     script_of,
@@ -105,9 +106,9 @@ class Asked:
 
 
 @asynccontextmanager
-async def serving(engine: FakeEngine, **scorer: Any) -> AsyncGenerator[Asked, None]:
-    """With one configured scorer, `mine`."""
-    config = Config.model_validate({**NO_ALGEBRA, "engine": {"url": engine.url}, "scorers": {"mine": scorer}})
+async def serving(engine: FakeEngine, *, name: str = "mine", **scorer: Any) -> AsyncGenerator[Asked, None]:
+    """With one configured scorer."""
+    config = Config.model_validate({**NO_ALGEBRA, "engine": {"url": engine.url}, "scorers": {name: scorer}})
     app = create_app(config)
     async with app.router.lifespan_context(app):
         gateway = cast("Gateway", app.state.gateway)
@@ -421,6 +422,25 @@ async def test_a_function_decides(verify: str, together: bool) -> None:
         serving(engine, kind="python", function=f"{verify}:score", together=together) as asked,
     ):
         assert await asked.answer("best_of_n@3:mine") == ("Second \\boxed{7}", None)
+
+
+async def test_the_first_that_the_verifier_calls_right_ends_the_drawing(verify: str) -> None:
+    """And what the engine still writes is cut there."""
+    never = asyncio.Event()
+    script = script_of(words("First \\boxed{8}"), words("Second \\boxed{7}"), *[endless("Once", after=never)] * 6)
+    async with (
+        running(script=script) as engine,
+        serving(engine, name="verifier", kind="python", function=f"{verify}:score") as asked,
+    ):
+        body = (await within(asked.chat("best_of_n@8:verifier"))).json()
+        assert body["choices"][0]["message"]["content"] == "Second \\boxed{7}"
+        assert body["apportion"]["cut_short"] == "verified"
+        assert body["apportion"]["actual"]["cancelled_tokens"] == sum(
+            each["finish_reason"] is None for each in body["apportion"]["candidates"]["list"]
+        )
+        await until(lambda: engine.busy == 0, "the engine's work to end")
+        metrics = (await asked.client.get("/metrics")).text
+        assert 'apportion_early_stops_total{reason="verified",strategy="best_of_n"} 1.0' in metrics
 
 
 async def test_processes_are_kept_and_no_more_than_configured(verify: str) -> None:

@@ -231,7 +231,7 @@ def test_a_state_has_a_number_for_every_feature_and_only_scores_may_be_unknown(c
     if not rule[0]:
         assert all(isnan(known[name]) for name in scores)
     assert known["drawn"] == len(cast)
-    assert (known["by_score"], known["scores_self_certainty"]) == rule
+    assert (known["by_score"], known["scored_by"]) == rule
 
 
 @given(cast=votes(scored=True), names=st.permutations(range(10, 15)), rule=st.sampled_from(RULES))

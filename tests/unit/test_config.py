@@ -144,6 +144,11 @@ def test_kubernetes_service_links_are_not_settings() -> None:
         ("scorers: {a: {kind: judge, together: true}}", "scorers.a.together: not for the kind judge, which takes url"),
         ("scorers: {a: {kind: judge, url: 'http://x'}}", "scorers.a.model: needed, because it has a url of its own"),
         ("scorers: {a: {kind: judge, api_key: hush}}", "scorers.a.api_key: not used without a url"),
+        (
+            "scorers: {verifier: {kind: http, url: 'http://x', together: true}}",
+            "scorers.verifier.together: not for the",
+        ),
+        ("scorers: {verifier: {kind: judge, compare: pairwise}}", "scorers.verifier.compare: not pairwise for the"),
         ("scorers: {a: {kind: http, url: 'http://me:hush@x'}}", "scorers.a.url: takes no user, password"),
         ("scorers: {a: {kind: http, api_key: [hush]}}", "scorers.a.api_key: what is given is not accepted"),
         ("scorers: {a: {kind: http, ulr: x}}", "scorers.a.ulr: unknown setting; did you mean scorers.a.url?"),
