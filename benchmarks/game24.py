@@ -200,9 +200,9 @@ def at_price(games: Games, token_price: float, latency_price: float, at_work: fl
             "tokens": float(stepwise[1].mean()),
             "seconds": float(stepwise[2].mean()),
             "searched": float(stepwise[3].mean()),
-            "ahead": float(ahead.mean()),
-            "low": low,
-            "high": high,
+            "ahead": round(float(ahead.mean()), 6) + 0.0,
+            "low": round(low, 6) + 0.0,
+            "high": round(high, 6) + 0.0,
             "plans": dict(plans.most_common()),
         },
     }
