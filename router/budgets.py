@@ -44,7 +44,7 @@ class AtBudget:
 
     rows: adaptive (both levels), before sampling alone, while sampling alone (one strategy for all, the best on the
     other questions), the best fixed strategy in hindsight of those that fit as often as the upper bounds promise (the
-    gains are over this one), and of all, cut by the budget where they don't fit.
+    gains are over this one; where none does, the one of the fewest tokens), and of all, cut where they don't fit.
     """
 
     max_total_tokens: int | None

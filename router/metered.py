@@ -75,9 +75,9 @@ def sampled(
         left = limits.seconds - clock
         short = allowed < asked or left <= 0
         leader, right = leader_of(drawn, samples, rule, borda_power)
-        if stopping is not None and len(drawn) < spec.n:
+        if stopping is not None and not short and len(drawn) < spec.n:
             verdict = stopping.judge(Poll(votes=tuple(drawn), leader=leader, cap=spec.n, by_votes=not rule[0]))
-            short = short or verdict.stop is not None
+            short = verdict.stop is not None
             # another wave after the next would come too late
             size = spec.n if left < 2 * took else verdict.wave or size
     return Spent(accuracy=right, tokens=float(ledger.spent), seconds=clock)

@@ -36,13 +36,15 @@ def budgets(result: Evaluation) -> list[str]:
             "The allocator takes what fits by its upper bounds, and whatever is chosen then runs under the budget: no "
             "candidate is longer than what is left for it, and what the budget or the deadline cuts has no vote. Fixed "
             "strategies run under the same budget. The zero line is the best of those that fit as often as the upper "
-            "bounds promise, in hindsight; the best of all, cut by the budget where it does not fit, is in the table."
+            "bounds promise, in hindsight (where none does, the smallest); the best of all, cut by the budget where it "
+            "does not fit, is in the table."
         ),
         page.beside(figures),
         page.table(
-            [_BUDGET, "adaptive", "best that fits", "gain, points", "95% interval", "best, cut to fit", "its gain"],
+            [_BUDGET, "fits", "adaptive", "best that fits", "gain, points", "95% interval", "best, cut", "its gain"],
             [_compared(at) for at in result.budgets if (at.token_price, at.latency_price) == PRICES[0]],
-            caption="Accuracy within the budget, where nothing has a price",
+            caption="Accuracy within the budget, where nothing has a price. Fits: share of the questions for which "
+            "something on the menu is predicted to fit",
         ),
         page.folded(
             "All ways under all budgets",
@@ -63,12 +65,18 @@ def budgets(result: Evaluation) -> list[str]:
 
 
 def _compared(at: AtBudget) -> list[str]:
-    adaptive, fits, cut = at.row(ADAPTIVE), at.row(FITS), at.row(CUT)
+    own, fits, cut = at.row(ADAPTIVE), at.row(FITS), at.row(CUT)
     return [
-        at.limit, share(adaptive.accuracy), f"{share(fits.accuracy)} ({_spec(fits)})", signed(adaptive.gain),
-        bounds(adaptive), f"{share(cut.accuracy)} ({_spec(cut)})", signed(cut.gain),
-    ]  # fmt: skip
+        at.limit,
+        share(at.feasible),
+        share(own.accuracy),
+        _named(fits),
+        signed(own.gain),
+        bounds(own),
+        _named(cut),
+        signed(cut.gain),
+    ]
 
 
-def _spec(row: Row) -> str:
-    return row.name.partition(": ")[2]
+def _named(row: Row) -> str:
+    return f"{share(row.accuracy)} ({row.name.partition(': ')[2]})"
