@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.boosted import features_of
-from router.evaluation import bootstrap
+from router.comparison import bootstrap
 from router.frontier import frontiers, savings
 from router.isotonic import binned_isotonic
 from router.learning import near_duplicates

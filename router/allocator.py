@@ -13,6 +13,7 @@ from router.policy import choose
 from router.predictors import Predictor
 from router.scoring import Scoring
 from router.speed import Load
+from router.stopper import Stopper
 from router.stopping import ByPrice, Spending, threshold_at
 from router.verified import until_right
 from router.waves import Waved, in_waves
@@ -96,22 +97,15 @@ class Allocator:
         """The allocation with what decides while sampling: a threshold, else the model, else the price. A model that
         knows the query tells how sure the answer is in any case."""
         row = allocation.chosen
-        waved = row if isinstance(row, Waved) else None
-        seconds = waved.wave_seconds if waved is not None else (row.seconds if row is not None else 0.0)
-        spending = Spending.of(prices, seconds=seconds)
-        stopping: Stopping | None = None
-        if self.predictor.stopper is not None and place is not None:
-            stopping = self.predictor.stopper.for_request(
-                allocation.spec, place, spending, threshold=threshold, give_up_below=self.give_up_below
-            )
-        if stopping is None:
-            stopping = ByPrice(spending=spending) if threshold is None else ByPosterior(threshold=threshold)
         return replace(
             allocation,
-            wave=waved.wave if waved is not None else None,
-            stopping=stopping,
+            wave=row.wave if isinstance(row, Waved) else None,
+            stopping=checkpoints(
+                allocation.spec, row, prices, self.predictor.stopper, place,
+                threshold=threshold, give_up_below=self.give_up_below,
+            ),
             familiar=place.familiar if place is not None else None,
-        )
+        )  # fmt: skip
 
     def _predictions(
         self, query: Query, features: Features, specs: Sequence[StrategySpec], load: Load
@@ -166,3 +160,24 @@ def as_run(
     # rounded, so that what is reckoned of a threshold is found again
     by_price = round(threshold_at(spending.candidate(row.tokens / row.spec.n) + spending.wait / row.spec.n), 2)
     return in_waves(row, prices=prices, threshold=by_price, seconds_left=seconds_left, one=one)
+
+
+def checkpoints(
+    spec: StrategySpec,
+    row: Prediction | None,
+    prices: Prices,
+    stopper: Stopper | None,
+    place: Place | None,
+    *,
+    threshold: float | None = None,
+    give_up_below: float = 0.0,
+) -> Stopping:
+    """What decides while a strategy is sampled. row: its own prediction, as run; None: there is none."""
+    seconds = row.wave_seconds if isinstance(row, Waved) else (row.seconds if row is not None else 0.0)
+    spending = Spending.of(prices, seconds=seconds)
+    stopping: Stopping | None = None
+    if stopper is not None and place is not None:
+        stopping = stopper.for_request(spec, place, spending, threshold=threshold, give_up_below=give_up_below)
+    if stopping is None:
+        stopping = ByPrice(spending=spending) if threshold is None else ByPosterior(threshold=threshold)
+    return stopping

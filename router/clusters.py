@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int_]
 CLUSTERS = 96
 LANDMARKS = 512
+_CONSIDERED = 2500  # questions at most that landmarks are chosen among: of more, as many at random cover the same kinds
 FAMILIAR = 0.95  # share of questions like the recorded ones that must count as familiar
 _FOLDS = 5
 _FEWEST = 4  # questions a cluster, on average
@@ -107,6 +108,8 @@ class Clusters:
         # a question recorded twice is one place: as two it would be its own neighbour, and the radius too small
         distinct = vectors[np.unique(vectors[:, _READ], axis=0, return_index=True)[1]]
         space = _Space.over(distinct)
+        if len(distinct) > _CONSIDERED:
+            distinct = distinct[np.sort(np.random.default_rng(seed).permutation(len(distinct))[:_CONSIDERED])]
         rows = space(vectors)
         centroids = _kmeans(rows, max(1, min(k, len(rows) // _FEWEST)), random)
         statistics, general = _shrunken_means(centroids.nearest(rows)[0], outcomes, len(centroids.at))

@@ -9,6 +9,7 @@ The oracle takes the best of each question's labels, noise included: it is a bou
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.blocks import numbered
-from router.frontier import Saving, frontiers, savings
+from router.areas import Area, Cost, areas
+from router.budgets import AtBudget, at_budgets
+from router.comparison import Row, Taken, row_of
+from router.frontier import Frontier, Saving, frontiers, savings
 from router.isotonic import binned_isotonic
 from router.learning import near_duplicates, replays_of
 from router.pools import Pool
@@ -45,23 +48,12 @@ PRICES: tuple[tuple[float, float], ...] = (
     (3.0, 0.3),
     (10.0, 1.0),
 )
+# the prices along a frontier of accuracy over tokens, and over seconds
+_TOKEN_PRICES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_SECOND_PRICES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+BEST_FIXED = "best fixed"
+ORACLE = "oracle"
 _MIDDLE = Prices(token_price=0.3, latency_price=0.0)
-_BOOTSTRAPS = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One way of deciding, averaged over the questions. `gain`: its utility over that of the best fixed strategy in
-    hindsight, with a 95 % interval (paired bootstrap over questions)."""
-
-    name: str
-    accuracy: float
-    tokens: float
-    seconds: float
-    utility: float
-    gain: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +73,14 @@ class AtPrice:
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
+    @property
+    def closed(self) -> float | None:
+        """The share of the way from the best fixed strategy to the oracle that adaptive goes, in utility. None where
+        there is none."""
+        fixed = next(row for row in self.rows if row.name.startswith(BEST_FIXED)).utility
+        oracle = self.row(ORACLE).utility
+        return (self.row("adaptive").utility - fixed) / (oracle - fixed) if oracle - fixed > 1e-9 else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
@@ -99,6 +99,8 @@ class Evaluation:
     familiar: float  # share of the questions that the stopping model said it knows
     fixed: tuple[Row, ...]  # every strategy of the menu, at zero prices
     prices: tuple[AtPrice, ...]
+    budgets: tuple[AtBudget, ...]
+    areas: tuple[Area, ...]
     curves: tuple[Curve, ...]
     savings: tuple[Saving, ...]
     reliability: tuple[Reliability, ...]  # of predicted accuracies, and of confidence
@@ -128,7 +130,8 @@ def evaluate(
     offered = [spec for spec in menu if all(spec in row for row in data.labels)]
     parts = folds(data.pools, by=(lambda pool: pool.question.family) if unseen_families else None)
     scores, boosters = held_out(data, offered, step_tokens=step_tokens, parts=parts)
-    predicted = predicted_world(data, offered, scores, boosters, parts, level=level)
+    errors = speed_errors(data, boosters)
+    predicted = predicted_world(data, offered, scores, boosters, parts, level=level, speed_error=errors)
     world = real_world(data, offered, step_tokens=step_tokens)
     replays = replays_of(data.pools, offered, borda_power=borda_power)
     if not replays:
@@ -143,7 +146,6 @@ def evaluate(
     blocks = [one.family if unseen_families else one.group or one.id for one in asked]
     ways = frontiers(found[0], len(data))
     coverage, tokens_error = tokens_quality(scores, parts, level=level)
-    errors = speed_errors(data, boosters)
     everyone = np.arange(len(data))
     return Evaluation(
         questions=len(data),
@@ -152,9 +154,14 @@ def evaluate(
         unseen_families=unseen_families,
         familiar=float(found[0].familiar.mean()),
         fixed=tuple(
-            _row(str(spec), world.taken(everyone * 0 + i), (0.0, 0.0), None, blocks) for i, spec in enumerate(offered)
+            row_of(str(spec), world.taken(everyone * 0 + i), (0.0, 0.0), None, blocks) for i, spec in enumerate(offered)
         ),
         prices=tuple(_at_price(stops, beliefs, blocks, prices) for prices in PRICES),
+        budgets=at_budgets(stops, data, beliefs, blocks, level=level, borda_power=borda_power),
+        areas=(
+            *_areas(stops, beliefs, blocks, "tokens", [(price, 0.0) for price in _TOKEN_PRICES]),
+            *_areas(stops, beliefs, blocks, "seconds", [(0.0, price) for price in _SECOND_PRICES]),
+        ),
         curves=tuple(Curve(name=way.name, points=tuple(way.points())) for way in ways),
         savings=tuple(savings(ways, blocks)),
         reliability=(
@@ -172,32 +179,57 @@ def _at_price(stops: Stops, beliefs: Sequence[float], blocks: Sequence[str], pai
     prices = Prices(token_price=pair[0], latency_price=pair[1])
     world = stops.world
     fixed = world.utility(prices)
-    learned, by_price = stops.outcomes(prices, learned=True), stops.outcomes(prices, learned=False)
+    by_price = stops.outcomes(prices, learned=False)
     adaptive = stops.chosen(prices, beliefs)
     unlearned = [j for j, s in enumerate(world.menu) if s.method in ("single", "majority_vote") or s.verified]
     best = np.full(len(fixed), int(fixed.mean(axis=0).argmax()))
-    ways = {
-        "adaptive": learned.taken(adaptive),
-        "before sampling alone": world.taken(stops.predicted.utility(prices).argmax(axis=1)),
-        "while sampling alone": learned.taken(stops.best_elsewhere(learned.utility(prices))),
+    ways = _adaptive(stops, prices, adaptive) | {
         "adaptive consistency by price": by_price.taken(stops.best_elsewhere(by_price.utility(prices), unlearned)),
         "lookup": world.taken(stops.best_elsewhere(fixed)),
     }
     ways["random at equal cost"] = _random(world, ways["adaptive"][1].mean())
     ways |= {
-        f"best fixed in hindsight: {world.menu[int(best[0])]}": world.taken(best),
-        "oracle": world.taken(fixed.argmax(axis=1)),
+        f"{BEST_FIXED} in hindsight: {world.menu[int(best[0])]}": world.taken(best),
+        ORACLE: world.taken(fixed.argmax(axis=1)),
     }
     reference = fixed[np.arange(len(fixed)), best]
     return AtPrice(
         token_price=pair[0],
         latency_price=pair[1],
-        rows=tuple(_row(name, taken, pair, reference, blocks) for name, taken in ways.items()),
+        rows=tuple(row_of(name, taken, pair, reference, blocks) for name, taken in ways.items()),
         mix={str(spec): float((adaptive == j).mean()) for j, spec in enumerate(world.menu) if (adaptive == j).any()},
     )
 
 
-Taken = tuple[Floats, Floats, Floats]  # accuracy, tokens, seconds of every question
+def _areas(
+    stops: Stops, beliefs: Sequence[float], blocks: Sequence[str], cost: Cost, pairs: Sequence[tuple[float, float]]
+) -> list[Area]:
+    """Frontiers along the prices of one cost, the other being free."""
+    place = 1 if cost == "tokens" else 2
+    taken: dict[str, list[Taken]] = defaultdict(list)
+    for pair in pairs:
+        prices = Prices(token_price=pair[0], latency_price=pair[1])
+        for name, way in _adaptive(stops, prices, stops.chosen(prices, beliefs)).items():
+            taken[name].append(way)
+    ways = [
+        Frontier(name=name, cost=np.array([way[place] for way in each]), accuracy=np.array([way[0] for way in each]))
+        for name, each in taken.items()
+    ]
+    world = stops.world
+    fixed = Frontier(
+        name="fixed", cost=(world.tokens if cost == "tokens" else world.seconds).T, accuracy=world.accuracy.T
+    )
+    return areas(cost, fixed, ways, blocks)
+
+
+def _adaptive(stops: Stops, prices: Prices, chosen: Ints) -> dict[str, Taken]:
+    """Both levels of deciding, and each alone. chosen: before sampling."""
+    learned = stops.outcomes(prices, learned=True)
+    return {
+        "adaptive": learned.taken(chosen),
+        "before sampling alone": stops.world.taken(stops.predicted.utility(prices).argmax(axis=1)),
+        "while sampling alone": learned.taken(stops.best_elsewhere(learned.utility(prices))),
+    }
 
 
 def _random(world: World, tokens: float) -> Taken:
@@ -211,33 +243,6 @@ def _random(world: World, tokens: float) -> Taken:
         return (1 - share) * column[:, cheap] + share * column[:, dear]
 
     return mixed(world.accuracy), mixed(world.tokens), mixed(world.seconds)
-
-
-def _row(name: str, taken: Taken, prices: tuple[float, float], reference: Floats | None, blocks: Sequence[str]) -> Row:
-    accuracy, tokens, seconds = taken
-    utility = accuracy - prices[0] * tokens / 1000 - prices[1] * seconds
-    ahead = utility - (utility if reference is None else reference)
-    low, high = bootstrap(ahead, blocks)
-    return Row(
-        name=name,
-        accuracy=float(accuracy.mean()),
-        tokens=float(tokens.mean()),
-        seconds=float(seconds.mean()),
-        utility=float(utility.mean()),
-        gain=float(ahead.mean()),
-        low=low,
-        high=high,
-    )
-
-
-def bootstrap(differences: Floats, blocks: Sequence[str], *, seed: int = 7) -> tuple[float, float]:
-    """95 % interval of the mean. Whole blocks are resampled; blocks: one name a difference."""
-    owner = numbered(blocks)
-    sums = np.bincount(owner, weights=differences)
-    sizes = np.bincount(owner)
-    picks = np.random.default_rng(seed).integers(0, len(sums), size=(_BOOTSTRAPS, len(sums)))
-    low, high = np.quantile(sums[picks].sum(axis=1) / sizes[picks].sum(axis=1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _confidence(

@@ -31,18 +31,18 @@ _BOOTSTRAPS = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontier:
-    """One way of deciding when to stop, at each of its settings. Rows of the arrays are settings."""
+    """One way of deciding, at each of its settings. Rows of the arrays are settings."""
 
     name: str
-    cost: Floats  # candidates, (settings, questions)
+    cost: Floats  # (settings, questions): here candidates, in `router.areas` tokens or seconds
     accuracy: Floats  # (settings, questions)
 
     def points(self) -> list[tuple[float, float]]:
-        """Means over the questions: (candidates, accuracy)."""
+        """Means over the questions: (cost, accuracy)."""
         return list(zip(self.cost.mean(axis=1).tolist(), self.accuracy.mean(axis=1).tolist(), strict=True))
 
     def cost_at(self, accuracy: float, weights: Floats) -> float:
-        """Fewest candidates for an accuracy, mixing settings; nan where none reaches it. weights: of questions."""
+        """Lowest cost of an accuracy, mixing settings; nan where none reaches it. weights: of questions."""
         costs, reached = self.cost @ weights, self.accuracy @ weights
         above = np.flatnonzero(reached >= accuracy)
         if not len(above):
@@ -122,12 +122,8 @@ def savings(found: Sequence[Frontier], blocks: Sequence[str], *, seed: int = 7) 
     blocks: a name for every question; for the intervals whole blocks are resampled.
     """
     questions = found[0].cost.shape[1]
-    owner = numbered(blocks)
-    count = int(owner.max()) + 1
-    rng = np.random.default_rng(seed)
     even = np.full(questions, 1 / questions)
-    times = rng.multinomial(count, np.full(count, 1 / count), size=_BOOTSTRAPS)[:, owner]
-    draws = times / times.sum(axis=1, keepdims=True)
+    draws = resampled(blocks, seed=seed)
     result: list[Saving] = []
     for gap in GAPS:
         for one in found[1:]:
@@ -151,3 +147,12 @@ def savings(found: Sequence[Frontier], blocks: Sequence[str], *, seed: int = 7) 
                 )
             )
     return result
+
+
+def resampled(blocks: Sequence[str], *, seed: int = 7) -> Floats:
+    """Weights of the questions in every resample, (resamples, questions). blocks: see `savings`."""
+    owner = numbered(blocks)
+    count = int(owner.max()) + 1
+    rng = np.random.default_rng(seed)
+    times = rng.multinomial(count, np.full(count, 1 / count), size=_BOOTSTRAPS)[:, owner]
+    return times / times.sum(axis=1, keepdims=True)

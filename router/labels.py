@@ -17,6 +17,7 @@ from router.pools import Pool
 from strategies.types import VERIFIER, StrategySpec
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
 ORDERS = 200  # random orders a pool: standard error of a label under 0.02 after ties and repetitions
 
 
@@ -49,6 +50,7 @@ class PoolLabels:
         self._tokens = np.array([float(sample.tokens) for sample in samples])
         names = {answer: i for i, answer in enumerate(dict.fromkeys(s.answer for s in samples if s.answer is not None))}
         self._answers = np.array([-1 if s.answer is None else names[s.answer] for s in samples])
+        self._kinds = max(1, len(names))
         means = self._known([sample.mean_logprob for sample in samples])
         certainties = self._known([sample.certainty for sample in samples])
         self._means = np.zeros(self.size) if means is None else np.exp(means)
@@ -70,8 +72,10 @@ class PoolLabels:
             return None
         if spec.method == "single":
             return Label(accuracy=float(self._correct.mean()), tokens=self._tokens, longest=self._tokens)
-        results = np.array([self._play(spec, order[: spec.n]) for order in self._orders])
-        return Label(accuracy=float(results[:, 0].mean()), tokens=results[:, 1], longest=results[:, 2])
+        drawn = self._orders[:, : spec.n]
+        tokens = self._tokens[drawn]
+        winner = self._vote(drawn) if spec.method == "majority_vote" else self._best(spec, drawn)
+        return Label(accuracy=float(winner.mean()), tokens=tokens.sum(axis=1), longest=tokens.max(axis=1))
 
     def _known(self, values: Sequence[float | None]) -> Floats | None:
         """None when a sample that votes has none: whom a scorer would have chosen is then not known."""
@@ -86,38 +90,47 @@ class PoolLabels:
         tokens = np.array([float(run.tokens) for run in runs])
         return Label(accuracy=float(np.mean([run.correct for run in runs])), tokens=tokens, longest=tokens / spec.draws)
 
-    def _play(self, spec: StrategySpec, drawn: NDArray[np.intp]) -> tuple[float, float, float]:
-        tokens = self._tokens[drawn]
-        winner = self._vote(drawn) if spec.method == "majority_vote" else self._best(spec, drawn)
-        return winner, float(tokens.sum()), float(tokens.max())
+    def _vote(self, drawn: Ints) -> Floats:
+        """Correctness of the winner of each order; of equal answers, their mean. drawn: (orders, n)."""
+        counts, first, _ = self._groups(drawn)
+        most = counts.max(axis=1, keepdims=True)
+        tied = (counts == most) & (most > 0)
+        return (first * tied).sum(axis=1) / np.maximum(1, tied.sum(axis=1))
 
-    def _vote(self, drawn: NDArray[np.intp]) -> float:
-        """Correctness of the winner; of equal answers, their mean."""
-        voters = drawn[self._answers[drawn] >= 0]
-        if not len(voters):
-            return 0.0
-        answers = self._answers[voters]
-        counts = np.bincount(answers)
-        tied = np.flatnonzero(counts == counts.max())
-        return float(np.mean([self._correct[voters[int(np.argmax(answers == answer))]] for answer in tied]))
-
-    def _best(self, spec: StrategySpec, drawn: NDArray[np.intp]) -> float:
-        voters = drawn[self._answers[drawn] >= 0]
-        if not len(voters):
-            return 0.0
-        scores = self._scores[spec.scorer or "mean_logprob"][voters]
+    def _best(self, spec: StrategySpec, drawn: Ints) -> Floats:
+        """The same of the best-scored."""
+        everyone = np.arange(len(drawn))
+        votes = self._answers[drawn] >= 0
+        scores = np.where(votes, self._scores[spec.scorer or "mean_logprob"][drawn], -np.inf)
         if spec.rule == "naive":
-            return float(self._correct[voters[int(scores.argmax())]])
-        if spec.rule == "borda":
-            scores = places(scores) ** self._borda_power
-        answers = self._answers[voters]
-        sums = np.bincount(answers, weights=scores)
+            best = drawn[everyone, scores.argmax(axis=1)]
+            return np.where(votes.any(axis=1), self._correct[best], 0.0)
+        counts, first, means = self._groups(drawn)
+        worth = scores
+        if spec.rule == "borda":  # those that cast no vote have the lowest places, and they don't count
+            place = np.argsort(np.argsort(scores, axis=1, kind="stable"), axis=1, kind="stable") + 1.0
+            worth = np.maximum(place - (~votes).sum(axis=1, keepdims=True), 0) ** self._borda_power
+        bins = (everyone[:, None] * self._kinds + self._answers[drawn])[votes]
+        sums = np.bincount(bins, weights=worth[votes], minlength=counts.size).reshape(counts.shape)
+        sums = np.where(counts > 0, sums, -np.inf)
         if spec.rule == "borda":  # sums of places are often equal; then as in `strategies.answers.group`
-            counts, means = np.bincount(answers), self._means[voters]
-            tied = np.flatnonzero(sums >= sums.max() - 1e-9)
-            first = max(tied, key=lambda answer: (counts[answer], means[answers == answer].max()))
-            return float(self._correct[voters[int(np.argmax(answers == first))]])
-        return float(self._correct[voters[int(np.argmax(answers == sums.argmax()))]])
+            tied = sums >= sums.max(axis=1, keepdims=True) - 1e-9
+            held = np.where(tied, counts, -1)
+            sums = np.where(held == held.max(axis=1, keepdims=True), means, -np.inf)
+        return np.where(votes.any(axis=1), first[everyone, sums.argmax(axis=1)], 0.0)
+
+    def _groups(self, drawn: Ints) -> tuple[Floats, Floats, Floats]:
+        """Of every order and answer, (orders, answers): its votes, how right the first of them is, and their highest
+        mean probability."""
+        shape = (len(drawn), self._kinds)
+        counts, first, means = np.zeros(shape), np.zeros(shape), np.full(shape, -np.inf)
+        for sample in drawn.T[::-1]:  # backwards, so that the first is what stays
+            rows = np.flatnonzero(self._answers[sample] >= 0)
+            at = (rows, self._answers[sample[rows]])
+            counts[at] += 1
+            first[at] = self._correct[sample[rows]]
+            means[at] = np.maximum(means[at], self._means[sample[rows]])
+        return counts, first, means
 
 
 def places(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ def train(
             stopping.found,
             parts=parts,
             world=real_world(data, offered, step_tokens=step_tokens),
-            predicted=predicted_world(data, offered, scores, boosters, parts, level=level),
+            predicted=predicted_world(data, offered, scores, boosters, parts, level=level, speed_error=errors),
             speeds=speeds_of(data),
             vectors=data.features,
         )
@@ -89,5 +89,5 @@ def replays_of(pools: Sequence[Pool], menu: Sequence[StrategySpec], *, borda_pow
     rules = [rule for spec in menu if (rule := playable(spec, pools)) is not None]
     if not rules:
         return []
-    orders = int(np.clip(_REPLAYED // len(pools), 4, 16))
+    orders = int(np.clip(_REPLAYED // len(pools), 1, 16))
     return [replay(pools, rule, orders=orders, borda_power=borda_power) for rule in dict.fromkeys([BY_VOTES, *rules])]

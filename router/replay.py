@@ -6,7 +6,7 @@ a request would have had which drew its candidates in that order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from zlib import crc32
@@ -83,13 +83,13 @@ def replay(pools: Sequence[Pool], rule: Rule, *, orders: int, borda_power: float
         if not _scored(pool, rule):
             continue
         rng = np.random.default_rng(crc32(pool.question.id.encode()))
-        number = {a: k for k, a in enumerate(dict.fromkeys(s.answer for s in pool.samples)) if a is not None}
+        number = numbers_of(pool)
         counted = [at for at in CHECKPOINTS if at <= len(pool.samples)]
         for _ in range(orders):
             order: list[int] = rng.permutation(len(pool.samples))[: CHECKPOINTS[-1]].tolist()
             drawn = [pool.samples[k] for k in order]
-            votes = [_vote(sample, number, rule) for sample in drawn]
-            seen = [_leader(votes[:at], drawn, rule, borda_power) for at in counted]
+            votes = [vote_of(sample, number, rule) for sample in drawn]
+            seen = [leader_of(votes[:at], drawn, rule, borda_power) for at in counted]
             rows = [
                 vote_state(Poll(votes=votes[:at], leader=leader, cap=len(drawn), by_votes=not rule[0]), rule)
                 for at, (leader, _) in zip(counted, seen, strict=True)
@@ -140,13 +140,19 @@ def _score(sample: Sample, rule: Rule) -> float | None:
     return None if sample.mean_logprob is None else float(np.exp(sample.mean_logprob))
 
 
-def _vote(sample: Sample, number: dict[str, int], rule: Rule) -> Vote:
+def numbers_of(pool: Pool) -> dict[str, int]:
+    """A number for every answer of a pool."""
+    return {a: k for k, a in enumerate(dict.fromkeys(s.answer for s in pool.samples)) if a is not None}
+
+
+def vote_of(sample: Sample, number: Mapping[str, int], rule: Rule) -> Vote:
+    """A sample as a checkpoint sees it. number: see `numbers_of`."""
     if sample.answer is None:  # best-of-N scores only what can win
         return Vote(answer=None, tokens=sample.tokens)
     return Vote(answer=number[sample.answer], tokens=sample.tokens, score=_score(sample, rule))
 
 
-def _leader(
+def leader_of(
     votes: Sequence[Vote], samples: Sequence[Sample], rule: Rule, borda_power: float
 ) -> tuple[int | None, float]:
     """The answer that the rule picks, and how right it is. Of equal ones the one that `strategies.answers.group` has

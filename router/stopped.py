@@ -7,6 +7,7 @@ and whether what the text of a query says about it is worth believing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +18,16 @@ from router.menu import SINGLE
 from router.odds import between
 from router.predictors import averages, can_agree, named
 from router.replay import Played, Replay, Speeds
+from router.stopper import Stopper
 from router.stopping_training import HeldOut, courses, gate, played
 from router.vote_state import rule_of
-from router.world import World
+from router.world import Predicted, World
 from strategies.types import Prediction, Prices, StrategySpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 BELIEFS = (0.0, 0.5, 1.0)
+_GATED = 2500  # questions at most that the gate asks
 # (utility per 1,000 tokens, per second): where the gate of what the text says looks
 GATE = ((0.1, 0.01), (0.3, 0.0), (0.3, 0.03), (1.0, 0.0), (1.0, 0.1), (3.0, 0.0), (3.0, 0.1))
 
@@ -38,7 +41,7 @@ class Stops:
         *,
         parts: Sequence[Sequence[int]],
         world: World,
-        predicted: World,
+        predicted: Predicted,
         speeds: Speeds,
         vectors: Floats,
     ) -> None:
@@ -52,16 +55,16 @@ class Stops:
         one = found[0]
         self.familiar = one.data.by_question(one.familiar.astype(float), len(world.accuracy)) > 0.5
         self._agree = np.array([can_agree(named(vector)) for vector in vectors])
-        self._fold = np.zeros(len(world.accuracy), dtype=np.intp)
+        self.fold = np.zeros(len(world.accuracy), dtype=np.intp)
         for k, part in enumerate(parts):
-            self._fold[list(part)] = k
+            self.fold[list(part)] = k
         self._weights = np.zeros((len(parts), len(found)))
-        self._courses: list[Courses] = []
+        self.courses: list[Courses] = []
         for k in range(len(parts)):
-            seen = [one.take(one.data.rows_of(self._fold != k)) for one in found]
+            seen = [one.take(one.data.rows_of(self.fold != k)) for one in found]
             self._weights[k] = [gate(one, len(world.accuracy)) for one in seen]
             weights = {one.data.rule: w for one, w in zip(seen, self._weights[k].tolist(), strict=True)}
-            self._courses.append(courses(seen, world.menu, weights))
+            self.courses.append(courses(seen, world.menu, weights))
 
     def outcomes(self, prices: Prices, *, learned: bool) -> World:
         """Every strategy run with its stopping rule: by the model, or by the price alone. Those that can't be stopped
@@ -84,7 +87,7 @@ class Stops:
             return None
         one, column = self._found[rule], self.world.menu.index(spec)
         question = one.data.question
-        weight = self._weights[self._fold[question], list(self._found).index(rule)] * one.familiar * float(learned)
+        weight = self._weights[self.fold[question], list(self._found).index(rule)] * one.familiar * float(learned)
         result = played(
             one,
             token=prices.token_price / 1000,
@@ -96,69 +99,107 @@ class Stops:
         )
         return one.data, result
 
-    def expected(self, prices: Prices, beliefs: Floats) -> World:
+    def expected(self, prices: Prices, beliefs: Floats, questions: Ints | None = None) -> World:
         """What the allocator predicts of the same, before sampling. beliefs: (questions,), see
-        `router.boosted.Calibration`."""
-        predicted, menu = self.predicted, self.predicted.menu
-        accuracy, tokens, seconds = self._believed(beliefs), predicted.tokens.copy(), predicted.seconds.copy()
-        one = next((j for j, spec in enumerate(menu) if spec == SINGLE), None)
-        for i, fold in enumerate(self._fold.tolist()):
-            table = self._courses[fold] if self.familiar[i] else None
-            alone = None if one is None else float(accuracy[i, one])
-            for j, spec in enumerate(menu):
-                row = Prediction(
-                    spec=spec,
-                    accuracy=float(accuracy[i, j]),
-                    tokens=float(tokens[i, j]),
-                    tokens_upper=float(tokens[i, j]),
-                    seconds=float(seconds[i, j]),
-                    seconds_upper=float(seconds[i, j]),
-                )
-                run = as_run(row, prices, table, None, alone, seconds_left=float("inf"))
-                accuracy[i, j], tokens[i, j], seconds[i, j] = run.accuracy, run.tokens, run.seconds
-        return World(menu=menu, accuracy=accuracy, tokens=tokens, seconds=seconds)
+        `router.boosted.Calibration`. questions: of those alone."""
+        asked: Ints = np.arange(len(self.fold)) if questions is None else questions
+        believed = self.believed(beliefs)
+        runs = [self.as_run(i, self.offered(i, believed[i]), prices) for i in asked.tolist()]
+        return World(
+            menu=self.predicted.menu,
+            accuracy=np.array([[run.accuracy for run in row] for row in runs]),
+            tokens=np.array([[run.tokens for run in row] for row in runs]),
+            seconds=np.array([[run.seconds for run in row] for row in runs]),
+        )
 
-    def _believed(self, beliefs: Floats) -> Floats:
+    def offered(self, question: int, accuracy: Floats) -> list[Prediction]:
+        """The menu as predicted for one question, all drawn at once. accuracy: as believed, (strategies,)."""
+        predicted = self.predicted
+        columns = (
+            accuracy,
+            *(
+                array[question]
+                for array in (predicted.tokens, predicted.tokens_upper, predicted.seconds, predicted.seconds_upper)
+            ),
+        )
+        return [
+            Prediction(
+                spec=spec, accuracy=right, tokens=tokens, tokens_upper=tokens_upper, seconds=seconds,
+                seconds_upper=seconds_upper,
+            )
+            for spec, right, tokens, tokens_upper, seconds, seconds_upper in zip(
+                predicted.menu, *(column.tolist() for column in columns), strict=True
+            )
+        ]  # fmt: skip
+
+    def as_run(
+        self, question: int, rows: Sequence[Prediction], prices: Prices, *, seconds_left: float = inf
+    ) -> list[Prediction]:
+        """The same as the allocator predicts it in waves, and stopped."""
+        table = self.courses[self.fold[question]] if self.familiar[question] else None
+        alone = next((row.accuracy for row in rows if row.spec == SINGLE), None)
+        return [as_run(row, prices, table, None, alone, seconds_left=seconds_left) for row in rows]
+
+    def believed(self, beliefs: Floats) -> Floats:
         """Accuracies as the allocator takes them: of unfamiliar queries the averages, see `Boosted`."""
-        usual = np.array([self.world.accuracy[self._fold != k].mean(axis=0) for k in range(len(self._courses))])
-        believed = between(usual[self._fold], self.predicted.accuracy, beliefs[:, None])
+        usual = np.array([self.world.accuracy[self.fold != k].mean(axis=0) for k in range(len(self.courses))])
+        believed = between(usual[self.fold], self.predicted.accuracy, beliefs[:, None])
         for i in np.flatnonzero(~self.familiar):
-            believed[i] = averages(usual[self._fold[i]], self.world.menu, agree=bool(self._agree[i]))
+            believed[i] = averages(usual[self.fold[i]], self.world.menu, agree=bool(self._agree[i]))
         return believed
 
     def beliefs(self) -> list[float]:
         """By fold, how far to believe what the text says, as found on the others; see `belief`."""
-        earned = self._earned()
-        return [_best(earned[:, self._fold != k]) for k in range(len(self._courses))]
+        earned, asked = self._earned()
+        return [_best(earned[:, self.fold[asked] != k]) for k in range(len(self.courses))]
 
     def belief(self) -> float:
         """The same from all the questions: the belief of the highest utility over the prices of the gate, where that is
         higher than without any by more than its standard error; else 0, which is the lookup table's choice."""
-        return _best(self._earned())
+        return _best(self._earned()[0])
 
     def chosen(self, prices: Prices, beliefs: Sequence[float]) -> Ints:
         """The allocator's choice on every question, its column in the menu. beliefs: by fold."""
-        return self.expected(prices, np.array(beliefs)[self._fold]).utility(prices).argmax(axis=1)
+        return self.expected(prices, np.array(beliefs)[self.fold]).utility(prices).argmax(axis=1)
 
-    def best_elsewhere(self, utility: Floats, among: Sequence[int] | None = None) -> Ints:
-        """The strategy with the highest mean utility on the other folds' questions: a lookup table."""
+    def best_elsewhere(
+        self, utility: Floats, among: Sequence[int] | None = None, questions: Ints | None = None
+    ) -> Ints:
+        """The strategy with the highest mean utility on the other folds' questions: a lookup table. questions: whose
+        utilities these are; None: all."""
+        fold = self.fold if questions is None else self.fold[questions]
         columns: Ints = np.array(range(utility.shape[1]) if among is None else among, dtype=np.intp)
         choice = np.zeros(len(utility), dtype=np.intp)
-        for k in range(len(self._courses)):
-            choice[self._fold == k] = columns[utility[self._fold != k][:, columns].mean(axis=0).argmax()]
+        for k in range(len(self.courses)):
+            choice[fold == k] = columns[utility[fold != k][:, columns].mean(axis=0).argmax()]
         return choice
 
-    def _earned(self) -> Floats:
-        """Utility by belief and question, over the prices of the gate."""
-        earned = np.zeros((len(BELIEFS), len(self._fold)))
-        everyone = np.arange(len(self._fold))
+    def stopper(self, fold: int) -> Stopper:
+        """What decides at the checkpoints of a fold's questions. Its confidences are not calibrated."""
+        one = next(iter(self._found.values()))
+        model = one.models[fold]
+        return Stopper(
+            gain=model.boosters.gain,
+            right=model.boosters.right,
+            right_x=(0.0, 1.0),
+            right_y=(0.0, 1.0),
+            weights=dict(zip(self._found, self._weights[fold].tolist(), strict=True)),
+            clusters=model.clusters,
+            temperatures=(-inf, inf),
+            courses=self.courses[fold],
+        )
+
+    def _earned(self) -> tuple[Floats, Ints]:
+        """Utility by belief and question, over the prices of the gate; and which questions: of very many, some."""
+        asked: Ints = np.arange(0, len(self.fold), -(-len(self.fold) // _GATED))
+        earned = np.zeros((len(BELIEFS), len(asked)))
         for token_price, latency_price in GATE:
             prices = Prices(token_price=token_price, latency_price=latency_price)
             utility = self.outcomes(prices, learned=True).utility(prices)
             for i, belief in enumerate(BELIEFS):
-                beliefs = np.full(len(everyone), belief)
-                earned[i] += utility[everyone, self.expected(prices, beliefs).utility(prices).argmax(axis=1)]
-        return earned / len(GATE)
+                expected = self.expected(prices, np.full(len(self.fold), belief), asked)
+                earned[i] += utility[asked, expected.utility(prices).argmax(axis=1)]
+        return earned / len(GATE), asked
 
 
 def _best(earned: Floats) -> float:

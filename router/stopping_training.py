@@ -107,6 +107,14 @@ def _boost(objective: Mapping[str, Any], rows: Floats, targets: Floats, question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FoldModel:
+    """What was learned without one fold's questions."""
+
+    boosters: Boosters
+    clusters: Clusters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
     """Predictions on questions that the predicting boosters have not seen, for one rule."""
 
@@ -114,6 +122,7 @@ class HeldOut:
     gains: Floats  # (rows, T, T) by checkpoint and goal; -inf where there is none
     confidence: Floats  # (rows, T), before calibration
     familiar: NDArray[np.bool_]  # (rows,)
+    models: Sequence[FoldModel] = ()  # by fold: what predicted it, the same for every rule
 
     def take(self, rows: Ints) -> HeldOut:
         return HeldOut(
@@ -121,6 +130,7 @@ class HeldOut:
             gains=self.gains[rows],
             confidence=self.confidence[rows],
             familiar=self.familiar[rows],
+            models=self.models,
         )
 
 
@@ -154,12 +164,14 @@ def held_out(
     """Cross-fitted. vectors: (questions, features); results: see `outcomes`; parts: questions held out together;
     groups: (questions,) near-duplicates have the same number."""
     alike = np.arange(len(vectors)) if groups is None else groups
+    models: list[FoldModel] = []
     found = [
         HeldOut(
             data=data,
             gains=np.full((len(data), len(CHECKPOINTS), len(CHECKPOINTS)), -np.inf),
             confidence=np.full((len(data), len(CHECKPOINTS)), np.nan),
             familiar=np.zeros(len(data), dtype=bool),
+            models=models,
         )
         for data in replays
     ]
@@ -170,6 +182,7 @@ def held_out(
         statistics = np.zeros_like(results)
         statistics[keep] = held_out_statistics(vectors[keep], results[keep], groups=alike[keep].tolist())
         boosters = fit(replays, statistics, keep)
+        models.append(FoldModel(boosters=boosters, clusters=clusters))
         familiar = np.zeros(len(vectors), dtype=bool)
         for i in part:
             place = clusters.place(vectors[i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from router.budgets import CUT, FITS
 from router.evaluation import AtPrice, Evaluation
 
 _ADAPTIVE = "adaptive"
@@ -29,7 +30,24 @@ def table(result: Evaluation) -> str:
             for row in at.rows
         ]
         mix = ", ".join(f"{name} {share:.0%}" for name, share in sorted(at.mix.items(), key=lambda item: -item[1])[:4])
-        lines.append(f"  adaptive chose {mix}")
+        closed = "" if at.closed is None else f"; closes {at.closed:.0%} of the gap to the oracle"
+        lines.append(f"  adaptive chose {mix}{closed}")
+    lines += [
+        "",
+        f"{'hard budget, at prices':<30}{'adaptive':>9}{'fits':>9}{'cut':>9}  adaptive against the fixed that fits",
+    ]
+    for at in result.budgets:
+        own, accuracies = at.row(_ADAPTIVE), [at.row(name).accuracy for name in (_ADAPTIVE, FITS, CUT)]
+        lines.append(
+            f"{f'{at.limit}, {at.token_price:g}, {at.latency_price:g}':<30}"
+            + "".join(f"{accuracy:>9.3f}" for accuracy in accuracies)
+            + f"  {own.gain:+.3f} [{own.low:+.3f}, {own.high:+.3f}]"
+        )
+    lines += ["", "mean accuracy over the range of costs (area under the frontier), against the fixed strategies mixed"]
+    lines += [
+        f"  {one.name:<24}{one.cost:<9}{one.area:>7.3f}  {one.gain:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+        for one in result.areas
+    ]
     lines += ["", "candidates saved against the best fixed vote, at the full vote's accuracy less"]
     lines += [
         f"  {saving.gap * 100:g} points: {saving.name:<28}{saving.cost:>6.1f}  {saving.saved:+.0%} "

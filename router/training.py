@@ -53,6 +53,7 @@ SPEED: Mapping[str, Any] = {
 }
 ROUNDS = 220
 FEWEST_POOLS = 40
+_LENGTHS, _FEWEST_LENGTHS = 40_000, 4  # samples that lengths are learned from: in all, and of one question at least
 GAIN_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 GATE_PRICES = (0.0, 0.1, 0.3, 1.0, 3.0)  # utility per 1,000 tokens
 
@@ -122,8 +123,7 @@ def fit(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> Bo
     rows, specs, targets = accuracy_rows(data, menu)
     init = log_odds(np.array([means[spec].accuracy for spec in specs]))
     accuracy = _boost(ACCURACY, rows, targets, start=init)
-    lengths = np.array([sample.tokens for pool in data.pools for sample in pool.samples], dtype=float)
-    owners = np.repeat(data.features, [len(pool.samples) for pool in data.pools], axis=0)
+    owners, lengths = length_rows(data)
     mean_length = _boost({**LENGTH, "objective": "poisson"}, owners, lengths)
     quantiles = {
         q: _boost({**LENGTH, "objective": "quantile", "alpha": q}, owners, np.log1p(lengths)) for q in QUANTILES
@@ -190,8 +190,17 @@ def _stand_in(spec: StrategySpec, row: Mapping[StrategySpec, Label]) -> Label | 
 def accuracy_rows(data: Examples, menu: Sequence[StrategySpec]) -> tuple[Floats, list[StrategySpec], Floats]:
     """One row a (question, strategy) with an outcome: features, the strategies, the soft labels."""
     pairs = [(i, spec) for i, row in enumerate(data.labels) for spec in menu if spec in row]
-    rows = np.array([[*data.features[i], *spec_vector(spec)] for i, spec in pairs])
+    vectors = {spec: spec_vector(spec) for spec in menu}
+    rows = np.hstack([data.features[[i for i, _ in pairs]], np.array([vectors[spec] for _, spec in pairs])])
     return rows, [spec for _, spec in pairs], np.array([data.labels[i][spec].accuracy for i, spec in pairs])
+
+
+def length_rows(data: Examples) -> tuple[Floats, Floats]:
+    """One row a sample: its question's features, its tokens. Of many questions the first few samples of each, which
+    are as good as any: a question's own lengths differ little, so that more questions tell more than more samples."""
+    each = max(_FEWEST_LENGTHS, _LENGTHS // len(data))
+    lengths = [[float(sample.tokens) for sample in pool.samples[:each]] for pool in data.pools]
+    return np.repeat(data.features, [len(own) for own in lengths], axis=0), np.concatenate(lengths)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +259,9 @@ def conformal_factor(upper: Floats, actual: Sequence[Floats], level: float) -> f
 
 
 def _by_question(scores: HeldOut) -> list[NDArray[np.intp]]:
-    return [np.flatnonzero(scores.question == i) for i in dict.fromkeys(scores.question.tolist())]
+    order = np.argsort(scores.question, kind="stable")
+    starts = np.flatnonzero(np.diff(scores.question[order])) + 1
+    return np.split(order, starts)
 
 
 def calibrated(scores: HeldOut, calibration: Calibration) -> Floats:

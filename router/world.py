@@ -38,6 +38,14 @@ class World:
         return self.accuracy[everyone, choice], self.tokens[everyone, choice], self.seconds[everyone, choice]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted(World):
+    """What is predicted of them, when all is drawn at once."""
+
+    tokens_upper: Floats
+    seconds_upper: Floats
+
+
 def real_world(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int) -> World:
     """From the labels."""
     shape = (len(data), len(menu))
@@ -63,16 +71,29 @@ def predicted_world(
     parts: Sequence[Sequence[int]],
     *,
     level: float,
-) -> World:
-    """Every question as predicted by the boosters of its fold, calibrated by the other folds. See `held_out`."""
+    speed_error: Floats,
+) -> Predicted:
+    """Every question as predicted by the boosters of its fold, calibrated by the other folds. See `held_out`.
+
+    speed_error: of held-out calls, see `speed_errors`."""
     shape = (len(data), len(menu))
     accuracy, tokens, spent = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    for model, part in zip(_cross_calibrated(scores, boosters, parts, level=level), parts, strict=True):
+    tokens_upper, seconds_upper = np.zeros(shape), np.zeros(shape)
+    models = _cross_calibrated(scores, boosters, parts, level=level, speed_error=speed_error)
+    for model, part in zip(models, parts, strict=True):
         for i in part:
             cap = data.pools[i].question.max_tokens
             for j, row in enumerate(model.predict_vector(data.features[i], menu, Load(), max_tokens=cap)):
                 accuracy[i, j], tokens[i, j], spent[i, j] = row.accuracy, row.tokens, row.seconds
-    return World(menu=menu, accuracy=accuracy, tokens=tokens, seconds=spent)
+                tokens_upper[i, j], seconds_upper[i, j] = row.tokens_upper, row.seconds_upper
+    return Predicted(
+        menu=menu,
+        accuracy=accuracy,
+        tokens=tokens,
+        seconds=spent,
+        tokens_upper=tokens_upper,
+        seconds_upper=seconds_upper,
+    )
 
 
 def speeds_of(data: Examples) -> Speeds:
@@ -95,13 +116,18 @@ def speeds_of(data: Examples) -> Speeds:
 
 
 def _cross_calibrated(
-    scores: HeldOut, boosters: Sequence[Boosted], parts: Sequence[Sequence[int]], *, level: float
+    scores: HeldOut,
+    boosters: Sequence[Boosted],
+    parts: Sequence[Sequence[int]],
+    *,
+    level: float,
+    speed_error: Floats,
 ) -> list[Boosted]:
     """Each fold's booster with the calibration fitted on the other folds' held-out predictions."""
     models: list[Boosted] = []
     for model, part in zip(boosters, parts, strict=True):
         others = ~np.isin(scores.question, list(part))
-        calibration = calibrate(_where(scores, others), level=level, speed_error=np.array([]))
+        calibration = calibrate(_where(scores, others), level=level, speed_error=speed_error)
         models.append(model.calibrated(calibration))
     return models
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from router.evaluation import AtPrice, Evaluation
-from router.report import chapters, page, plots
+from router.report import chapters, limits, page, plots
 from router.report.findings import (
     LEARNED,
     SAVING_TARGET,
@@ -29,6 +29,7 @@ def report(known: Evaluation, unseen: Evaluation | None, *, command: str, source
         *_headline(known, unseen, command, source),
         *chapters.gains(known),
         *chapters.tradeoffs(known),
+        *limits.budgets(known),
         *chapters.stopping(known),
         *chapters.mix(known),
         *chapters.trust(known),
@@ -166,6 +167,8 @@ def _reading(result: Evaluation) -> list[str]:
                 "being several.",
                 "Seconds are of one request at a time, from a model of speed at the recorded lengths, except for beam "
                 "search, whose runs were timed. Under load they differ.",
+                "Under hard budgets a beam search that took more than the budget counts as wrong: what it would have "
+                "made of less was not recorded.",
                 "A wave of candidates that has begun is paid for whole, as when serving; only in the chapter on "
                 "stopping a vote are they counted one by one.",
                 "The oracle takes the best of each question's outcomes, their noise included: nobody reaches it, and "

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from router.evaluation import AtPrice, Evaluation, Row
+from router.areas import Area, reached
+from router.comparison import Row
+from router.evaluation import ORACLE, AtPrice, Evaluation
 from router.report import page, plots
 from router.report.findings import (
     ADAPTIVE,
     COVERAGE_TOLERANCE,
     FIXED_VOTE,
     LEARNED,
-    ORACLE,
     SAVING_TARGET,
     against_lookup,
-    closed,
     compare,
     gaps,
-    reached,
     saving,
     uncovered,
     ways,
 )
+from router.report.plots import gains_of
 from router.report.wording import NOTHING, PRICE, bounds, gain_at, points, price, saved, share, signed, utility, whole
 
 _GAIN = "utility above the best fixed strategy, points"
@@ -30,7 +30,9 @@ _FAMILIES = ("families known", "families held out")
 
 
 def gains(result: Evaluation) -> list[str]:
-    series = [_gains_of(name, name, result.prices, intervals=name == ADAPTIVE) for name in ways(result)]
+    series = [
+        gains_of(name, [at.row(name) for at in result.prices], intervals=name == ADAPTIVE) for name in ways(result)
+    ]
     rows = [
         [price(at), row.name, *_means(row), utility(row.utility), signed(row.gain), bounds(row)]
         for at in result.prices
@@ -69,16 +71,6 @@ def _means(row: Row) -> list[str]:
     return [share(row.accuracy), f"{row.tokens:.1f}", f"{row.seconds:.2f}"]
 
 
-def _gains_of(name: str, way: str, prices: Sequence[AtPrice], *, intervals: bool) -> plots.Series:
-    rows = [at.row(way) for at in prices]
-    return plots.Series(
-        name=name,
-        values=[100 * row.gain for row in rows],
-        low=[100 * row.low for row in rows] if intervals else None,
-        high=[100 * row.high for row in rows] if intervals else None,
-    )
-
-
 def tradeoffs(result: Evaluation) -> list[str]:
     by_tokens = {row.name: (row.tokens, row.accuracy) for row in result.fixed}
     by_seconds = {row.name: (row.seconds, row.accuracy) for row in result.fixed}
@@ -115,6 +107,12 @@ def tradeoffs(result: Evaluation) -> list[str]:
             caption="Accuracy of adaptive and of the grey area's edge. Gap closed: how far adaptive goes from the best "
             "fixed strategy (0%) to the oracle (100%), in utility",
         ),
+        page.table(
+            ["way", "over", "range of cost", "mean accuracy", "fixed ones mixed", "difference, points", "95% interval"],
+            [_area(one) for one in result.areas],
+            caption="Area under the frontier against that of the grey area, over the logarithm of the cost: the mean "
+            "accuracy over the whole range. The other cost is free",
+        ),
         page.folded(
             "The fixed strategies",
             page.table(
@@ -124,6 +122,11 @@ def tradeoffs(result: Evaluation) -> list[str]:
             ),
         ),
     ]
+
+
+def _area(one: Area) -> list[str]:
+    means = [share(one.area), share(one.fixed), signed(one.gain), bounds(one)]
+    return [one.name, one.cost, f"{one.lowest:.3g} to {one.highest:.3g}", *means]
 
 
 def _tokens(row: Row) -> float:
@@ -147,7 +150,7 @@ def _said(prices: Sequence[AtPrice], cost: Callable[[Row], float], unit: str) ->
 
 
 def _beside_hull(at: AtPrice, fixed: plots.Points) -> list[str]:
-    row, part = at.row(ADAPTIVE), closed(at)
+    row, part = at.row(ADAPTIVE), at.closed
     mixed = float(reached(fixed, [row.tokens])[0])
     compared = [share(mixed), signed(row.accuracy - mixed)] if math.isfinite(mixed) else [NOTHING, NOTHING]
     gap = NOTHING if part is None else share(part)
@@ -264,7 +267,7 @@ def unseen_families(known: Evaluation, unseen: Evaluation | None) -> list[str]:
     shared = [at for at in known.prices if price(at) in there]
     others = [there[price(at)] for at in shared]
     series = [
-        _gains_of(name, ADAPTIVE, prices, intervals=True)
+        gains_of(name, [at.row(ADAPTIVE) for at in prices], intervals=True)
         for name, prices in zip(_FAMILIES, (shared, others), strict=True)
     ]
     figures = zip(_key_figures(known), _key_figures(unseen), strict=True)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from router.evaluation import AtPrice, Evaluation, Row
+from router.evaluation import BEST_FIXED, ORACLE, AtPrice, Evaluation
 from router.frontier import Saving
 
 ADAPTIVE = "adaptive"
 LOOKUP = "lookup"
-ORACLE = "oracle"
 LEARNED = "learned"
 FIXED_VOTE = "fixed vote"
 SAVING_TARGET = 0.45
 COVERAGE_TOLERANCE = 0.02
-_BEST_FIXED = "best fixed"
 # a difference that is printed as 0.00 points is called equal
 _SHOWN = 0.00005
-
-Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,20 +50,10 @@ def against_lookup(result: Evaluation) -> tuple[int, int]:
     return sum(gain >= _SHOWN for gain in ahead), sum(gain <= -_SHOWN for gain in ahead)
 
 
-def best_fixed(at: AtPrice) -> Row:
-    return next(row for row in at.rows if row.name.startswith(_BEST_FIXED))
-
-
 def ways(result: Evaluation) -> list[str]:
     """The ways of deciding that can be compared with the best fixed strategy, adaptive first."""
     names = [row.name for row in result.prices[0].rows]
-    return [name for name in names if name != ORACLE and not name.startswith(_BEST_FIXED)]
-
-
-def closed(at: AtPrice) -> float | None:
-    """The share of the way from the best fixed strategy to the oracle that adaptive goes. None where there is none."""
-    fixed, oracle = best_fixed(at).utility, at.row(ORACLE).utility
-    return (at.row(ADAPTIVE).utility - fixed) / (oracle - fixed) if oracle - fixed > 1e-9 else None
+    return [name for name in names if name != ORACLE and not name.startswith(BEST_FIXED)]
 
 
 def saving(result: Evaluation, name: str, gap: float) -> Saving | None:
@@ -86,26 +68,3 @@ def uncovered(result: Evaluation) -> dict[str, float]:
     """Strategies whose upper bounds hold more or less often than promised, beyond the tolerance."""
     off = {name: share for name, share in result.coverage.items() if abs(share - result.level) > COVERAGE_TOLERANCE}
     return dict(sorted(off.items()))
-
-
-def hull(points: Points) -> list[tuple[float, float]]:
-    """The best accuracy that mixing these gets for a cost, from the cheapest point on: rising and concave."""
-    found: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
-        if found and y <= found[-1][1]:
-            continue
-        while len(found) > 1 and _steeper((x, y), found[-1], found[-2]):
-            found.pop()
-        found.append((x, y))
-    return found
-
-
-def _steeper(new: tuple[float, float], last: tuple[float, float], before: tuple[float, float]) -> bool:
-    return (new[1] - before[1]) * (last[0] - before[0]) >= (last[1] - before[1]) * (new[0] - before[0])
-
-
-def reached(points: Points, costs: Sequence[float]) -> NDArray[np.float64]:
-    """What the hull of these points reaches at each cost; nan where even the cheapest costs more."""
-    best = hull(points)
-    xs, ys = zip(*best, strict=True)
-    return np.interp(np.array(costs), np.array(xs), np.array(ys), left=np.nan)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from router.report.findings import Points
+from router.areas import Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

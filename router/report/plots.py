@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from router.areas import Points, hull, reached
+from router.comparison import Row
 from router.reliability import Reliability
-from router.report.findings import Points, hull, reached
 from router.report.labels import place_labels
 
 try:
@@ -111,6 +112,16 @@ class Track:
 
     name: str
     points: Points
+
+
+def gains_of(name: str, rows: Sequence[Row], *, intervals: bool) -> Series:
+    """What a way gains at every row of a picture, in points."""
+    return Series(
+        name=name,
+        values=[100 * row.gain for row in rows],
+        low=[100 * row.low for row in rows] if intervals else None,
+        high=[100 * row.high for row in rows] if intervals else None,
+    )
 
 
 def method_name(spec: str) -> str:

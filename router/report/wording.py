@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from router.evaluation import AtPrice, Row
+from router.areas import Area
+from router.comparison import Row
+from router.evaluation import AtPrice
 from router.frontier import Saving
 from router.report.findings import ADAPTIVE, SAVING_TARGET
 
@@ -38,7 +40,7 @@ def utility(value: float) -> str:
     return _minus(f"{value:.4f}")
 
 
-def bounds(row: Row) -> str:
+def bounds(row: Row | Area) -> str:
     return f"{signed(row.low)} to {signed(row.high)}"
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from router.boosted import Boosted, ModelError, calibrate_level, features_of, shrink
 from router.card import write_card
-from router.evaluation import Evaluation, bootstrap
+from router.comparison import bootstrap
+from router.evaluation import Evaluation
 from router.isotonic import isotonic
 from router.learning import Trained, train
 from router.odds import log_odds

@@ -16,11 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.evaluation import AtPrice, Curve, Evaluation, Row
+from router.areas import Area, hull, reached
+from router.budgets import CUT, FITS, PRICES, AtBudget
+from router.comparison import Row
+from router.evaluation import AtPrice, Curve, Evaluation
 from router.frontier import Saving
 from router.reliability import reliability
 from router.report import report, verdict
-from router.report.findings import closed, compare, hull, reached, uncovered
+from router.report.findings import compare, uncovered
 
 NAN = float("nan")
 COMMAND, SOURCE = "apportion evaluate --html page.html", "mine.jsonl.gz"
@@ -51,6 +54,26 @@ def saving(name: str, gap: float, saved: float, low: float, high: float) -> Savi
     return Saving(name=name, gap=gap, cost=8 * (1 - saved), saved=saved, low=low, high=high)
 
 
+def under(limits: tuple[int | None, float | None], prices: tuple[float, float], gain: float) -> AtBudget:
+    rows = (
+        row("adaptive", 0.42, 20, gain, gain - 0.01, gain + 0.01),
+        row("before sampling alone", 0.41, 20, gain - 0.01, -0.01, 0.01),
+        row("while sampling alone", 0.4, 20, gain - 0.02, -0.02, 0.01),
+        row(f"{FITS}: majority_vote@2", 0.4, 20),
+        row(f"{CUT}: majority_vote@4", 0.41, 22, 0.0123, -0.01, 0.03),
+    )
+    return AtBudget(
+        max_total_tokens=limits[0],
+        deadline=limits[1],
+        token_price=prices[0],
+        latency_price=prices[1],
+        questions=321,
+        rows=rows,
+        mix={"single": 1.0},
+        feasible=0.98,
+    )
+
+
 PREDICTED = np.linspace(0.05, 0.95, 40)
 RESULT = Evaluation(
     questions=321,
@@ -64,6 +87,24 @@ RESULT = Evaluation(
         at(0.3, 0, 0.0, 0.0, 0.0),
         at(1, 0.1, 0.0042, -0.0011, 0.0089),
         at(3, 0.3, -0.0157, -0.0291, -0.0033),
+    ),
+    budgets=tuple(
+        under(limits, prices, gain)
+        for limits, gain in (((24, None), 0.0234), ((48, None), -0.0345), ((None, 1.5), 0.0))
+        for prices in PRICES
+    ),
+    areas=(
+        Area(
+            name="adaptive",
+            cost="tokens",
+            lowest=10,
+            highest=60,
+            area=0.424,
+            fixed=0.411,
+            gain=0.013,
+            low=0.004,
+            high=0.022,
+        ),
     ),
     curves=(
         Curve(name="fixed vote", points=((1, 0.4), (4, 0.42), (8, 0.43))),
@@ -152,7 +193,7 @@ def test_what_pictures_refer_to_is_there_once() -> None:
 def test_every_picture_says_in_words_what_it_shows() -> None:
     read = Reader(usual())
     pictures = [tag for tag, name, _ in read.attributes if (tag, name) == ("svg", "aria-label")]
-    assert len(pictures) == usual().count("<figure>") == usual().count("<figcaption>") == 8
+    assert len(pictures) == usual().count("<figure>") == usual().count("<figcaption>") == 10
     assert all(value.strip() for value in read.of("aria-label"))
     assert "1 / 0.1: +0.42 (−0.11 to +0.89)" in " ".join(read.of("aria-label"))  # noqa: RUF001
 
@@ -257,11 +298,24 @@ def test_bounds_that_hold_too_seldom_or_too_often_are_named() -> None:
 
 
 def test_the_gap_to_the_oracle_is_shared_in_utility() -> None:
-    assert [closed(one) for one in RESULT.prices] == pytest.approx([0.213, 0.0, 0.042, -0.157])
+    assert [one.closed for one in RESULT.prices] == pytest.approx([0.213, 0.0, 0.042, -0.157])
     tight = RESULT.prices[0]
     rows = tuple(replace(one, utility=0.4) for one in tight.rows)
-    assert closed(replace(tight, rows=rows)) is None
+    assert replace(tight, rows=rows).closed is None
     assert "−15.7%" in Reader(usual()).text  # noqa: RUF001
+
+
+def test_every_budget_is_told_for_better_and_for_worse() -> None:
+    read = Reader(usual())
+    chapter = read.text.partition("Under hard budgets")[2].partition("How a vote is stopped")[0]
+    assert "24 tokens98.0%42.0%40.0% (majority_vote@2)+2.34+1.34 to +3.3441.0% (majority_vote@4)+1.23" in chapter
+    assert "48 tokens98.0%42.0%40.0% (majority_vote@2)−3.45−4.45 to −2.45" in chapter  # noqa: RUF001
+    assert "1.50 s" in chapter
+    assert "24 tokens: +2.34 (+1.34 to +3.34); 48 tokens: −3.45" in " ".join(read.of("aria-label"))  # noqa: RUF001
+
+
+def test_the_area_under_a_frontier_stands_beside_that_of_the_fixed_strategies() -> None:
+    assert "adaptivetokens10 to 6042.4%41.1%+1.30+0.40 to +2.20" in Reader(usual()).text
 
 
 def test_mixing_two_strategies_reaches_what_lies_between_them() -> None:

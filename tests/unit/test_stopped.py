@@ -13,7 +13,7 @@ from router.replay import CHECKPOINTS, Replay, replay
 from router.stopped import BELIEFS, Stops
 from router.stopping_training import HeldOut, played
 from router.vote_state import BY_VOTES
-from router.world import World
+from router.world import Predicted, World
 from strategies.types import Prices
 from tests.fakes import menu_of
 from tests.pools import random_pool
@@ -61,7 +61,15 @@ TRUTH = world(SEARCHES.astype(float))
 
 
 def stops(*, truth: World = TRUTH, predicted: World = TRUTH, found: HeldOut | None = None) -> Stops:
-    return Stops([found or held()], parts=PARTS, world=truth, predicted=predicted, speeds=at_once, vectors=VECTORS)
+    foretold = Predicted(
+        menu=predicted.menu,
+        accuracy=predicted.accuracy,
+        tokens=predicted.tokens,
+        seconds=predicted.seconds,
+        tokens_upper=predicted.tokens,
+        seconds_upper=predicted.seconds,
+    )
+    return Stops([found or held()], parts=PARTS, world=truth, predicted=foretold, speeds=at_once, vectors=VECTORS)
 
 
 @pytest.fixture(scope="module")
