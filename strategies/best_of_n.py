@@ -19,8 +19,9 @@ _INSTEAD = "so the majority vote decided"
 async def best_of_n(query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer:
     """Draw up to n candidates and rank them. Publishes the best of those seen so far with every candidate and score.
 
-    A scorer that takes its time is asked beside the drawing. Where it fails, the majority vote decides. The first
-    candidate that a verifier calls right ends the drawing, and what is under way is cut on the engine.
+    A scorer that takes its time is asked beside the drawing, once there are two answers to choose from. Where it fails,
+    the majority vote decides. The first candidate that a verifier calls right ends the drawing, and what is under way
+    is cut on the engine.
     """
     scoring = _Scoring(query, spec, tools, publish)
     top_logprobs = tools.scorer.needs_top_logprobs if tools.scorer is not None else None
@@ -49,7 +50,7 @@ class _Scoring:
         self._publish = publish
         self._ballot = Ballot(form=expected_form(query))
         self._scores: dict[int, float] = {}
-        self._unscored: list[Candidate] = []  # voters for which a scorer that sees all together is waiting
+        self._unscored: list[Candidate] = []  # voters that no scorer has been asked about yet
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure = ""
         self._confidence: float | None = None
@@ -78,10 +79,10 @@ class _Scoring:
         if votes and not self._failure and self._scorer is not None:
             if self._scorer.pace == "at_once":
                 await self._score([candidate])
-            elif self._scorer.pace == "each":
-                self._begin([candidate])
             else:
                 self._unscored.append(candidate)
+                if self._scorer.pace == "each":
+                    self._ask()
         if self._spec.verified and not under_way and self._tasks:  # another wave may be for nothing
             await asyncio.wait(self._tasks)
         answer = self._answer()
@@ -120,9 +121,7 @@ class _Scoring:
         """The answer when all scores have come."""
         if self._verified.is_set():  # what the others would be called changes nothing
             await self.cancel()
-        if self._unscored:
-            self._begin(self._unscored)
-            self._unscored = []
+        self._ask()
         if self._tasks:
             done, _ = await asyncio.wait(self._tasks)
             for task in done:
@@ -141,8 +140,19 @@ class _Scoring:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _begin(self, candidates: Sequence[Candidate]) -> None:
-        self._tasks.add(asyncio.create_task(self._score_and_publish(candidates)))
+    @property
+    def _contested(self) -> bool:
+        """While all give the same answer no score can change it, and none is paid for. A verifier may refuse them all."""
+        return self._spec.verified or len(self._ballot.groups) > 1
+
+    def _ask(self) -> None:
+        """Begin to score what waits for it, each alone or all together as the scorer wants them."""
+        if self._scorer is None or not self._unscored or not self._contested:
+            return
+        waiting, self._unscored = self._unscored, []
+        calls = [waiting] if self._scorer.pace == "together" else [[candidate] for candidate in waiting]
+        for candidates in calls:
+            self._tasks.add(asyncio.create_task(self._score_and_publish(candidates)))
 
     async def _score_and_publish(self, candidates: Sequence[Candidate]) -> None:
         await self._score(candidates)
@@ -173,7 +183,7 @@ class _Scoring:
             answer = select(ballot, rule=self._spec.rule, answers=self._query.answers, power=self._power)
             return replace(answer, scores=dict(self._scores))
         vote = self._ballot.vote(answers=self._query.answers)
-        if not vote.votes:
+        if not vote.votes or (self._unscored and not self._contested):
             return vote
         why = self._failure or ("the scorer had no opinion" if final else "no score had come yet")
         return replace(vote, note="; ".join(filter(None, (f"{why}, {_INSTEAD}", vote.note))))

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 Json = dict[str, Any]
-PATIENCE = 20.0  # seconds until a wait that should end at once counts as failed; a busy machine is no failure
+PATIENCE = 60.0  # seconds until a wait that should end at once counts as failed; a busy machine is no failure
 
 
 async def within(work: Awaitable[T], seconds: float = PATIENCE) -> T:

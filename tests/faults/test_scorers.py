@@ -168,14 +168,15 @@ async def test_steps_end_at_blank_lines_and_their_scores_become_one(aggregation:
     """A candidate that writes the step mark itself gains no step by it."""
 
     def answer(request: Request) -> Any:
-        assert request.body["messages"][-1]["content"] == "Step 1<+>Step 2<+>So \\boxed{7}<+>"
+        solution = request.body["messages"][-1]["content"]
+        assert solution in [f"Step 1<+>Step 2<+>So \\boxed{{{number}}}<+>" for number in (7, 8)]
         return {"data": [{"data": [[0.2, 0.8], [0.8, 0.2], [0.5, 0.5]]}]}
 
-    script = script_of(words("Step 1<+>\n\n\nStep 2\n \nSo \\boxed{7}"))
+    script = script_of(*[words(f"Step 1<+>\n\n\nStep 2\n \nSo \\boxed{{{number}}}") for number in (7, 8)])
     async with running(script=script) as engine, scoring(answer) as server:
         settings = {"kind": "process_reward", "url": server.url, "aggregation": aggregation, "step_mark": "<+>"}
         async with serving(engine, **settings) as asked:
-            body = (await asked.chat("best_of_n@1:mine")).json()
+            body = (await asked.chat("best_of_n@2:mine")).json()
         assert body["apportion"]["candidates"]["list"][0]["score"] == pytest.approx(score)
 
 
@@ -192,7 +193,7 @@ async def test_the_step_mark_can_not_be_written_by_nesting_it_or_by_the_client(m
         assert (solution.count(mark), solution.endswith(mark)) == (2, True)
         return {"data": [{"data": [0.5, 0.5]}]}
 
-    script = script_of(words(f"One{nested}step\n\nSo{mark}{nested} \\boxed{{7}}"))
+    script = script_of(*[words(f"One{nested}step\n\nSo{mark}{nested} \\boxed{{{number}}}") for number in (7, 8)])
     async with running(script=script) as engine, scoring(answer) as server:
         settings = {"kind": "process_reward", "url": server.url, "step_mark": mark}
         async with serving(engine, **settings) as asked:
@@ -204,11 +205,11 @@ async def test_the_step_mark_can_not_be_written_by_nesting_it_or_by_the_client(m
                 "/v1/chat/completions",
                 json={
                     "messages": [{"role": "user", "content": content}],
-                    "apportion": {"strategy": "best_of_n@1:mine"},
+                    "apportion": {"strategy": "best_of_n@2:mine"},
                 },
             )
         assert response.json()["apportion"].get("note") is None
-        assert len(server.requests) == 1
+        assert len(server.requests) == 2
 
 
 async def test_scores_in_plain_numbers_are_understood_too() -> None:
@@ -458,7 +459,7 @@ async def test_processes_are_kept_and_no_more_than_configured(verify: str) -> No
 
 async def test_a_function_runs_without_any_of_the_gateway(verify: str) -> None:
     async with running(script=THREE) as engine, serving(engine, kind="python", function=f"{verify}:imports") as asked:
-        body = (await within(asked.chat("best_of_n@1:mine"))).json()
+        body = (await within(asked.chat("best_of_n@2:mine"))).json()
         assert body["apportion"]["candidates"]["list"][0]["score"] == 1.0
 
 
@@ -488,7 +489,7 @@ async def test_a_function_that_never_returns_is_killed(
         running(script=THREE) as engine,
         serving(engine, kind="python", function=f"{verify}:never", timeout_seconds=1.5) as asked,
     ):
-        text, note = await asked.answer("best_of_n@1:mine")
+        text, note = await asked.answer("best_of_n@3:mine")
         assert text.endswith("\\boxed{8}")
         assert "gave no score within 1.5 s" in str(note)
         for pid in pids.read_text().split():

@@ -103,21 +103,30 @@ async def test_the_best_score_wins_at_any_pace(pace: Pace) -> None:
 
 
 async def test_candidates_are_drawn_while_scores_are_waited_for() -> None:
-    """The second candidate comes only once the first is being scored, and the first's score only after the second."""
-    second = asyncio.Event()
+    """The third candidate comes only once the first is being scored, and the first's score only after the third."""
+    third = asyncio.Event()
     scored_first = asyncio.Event()
 
     async def opinion(text: str) -> float | None:
         if text == "\\boxed{7}":
-            second.set()
+            third.set()
             await scored_first.wait()
             return 0.9
-        scored_first.set()
+        if text == "\\boxed{9}":
+            scored_first.set()
         return 0.1
 
-    engine = ScriptedEngine([says("\\boxed{7}"), says("\\boxed{8}", after=second)])
-    answer = await asyncio.wait_for(play(Slow(opinion=opinion), engine, written="best_of_n@2"), 20)
+    engine = ScriptedEngine([says("\\boxed{7}"), says("\\boxed{8}"), says("\\boxed{9}", after=third)])
+    answer = await asyncio.wait_for(play(Slow(opinion=opinion), engine), 20)
     assert answer.winners[0].text == "\\boxed{7}"
+
+
+@pytest.mark.parametrize("pace", ["each", "together"])
+async def test_a_scorer_is_not_asked_while_all_answers_are_equal(pace: Pace) -> None:
+    """It could not change the answer, and a judge's tokens are the client's."""
+    scorer = Slow(opinion=known, pace=pace)
+    answer = await play(scorer, ScriptedEngine([says("\\boxed{7}"), says("7"), says("It is \\boxed{7}")]))
+    assert (answer.votes, answer.note, scorer.asked) == ({"7": 3}, "", [])
 
 
 async def test_the_best_so_far_is_published_with_every_candidate_and_every_score() -> None:
@@ -168,9 +177,10 @@ async def test_one_failure_ends_the_other_scores_and_asks_for_no_more() -> None:
 async def test_what_can_not_win_is_not_scored() -> None:
     """A remote score costs something."""
     scorer = Slow(opinion=known)
-    engine = ScriptedEngine([says(""), says("\\boxed{7}", finish_reason="length"), says("\\boxed{8}")])
-    answer = await play(scorer, engine)
-    assert (answer.winners[0].text, scorer.asked) == ("\\boxed{8}", [["\\boxed{8}"]])
+    cut = says("\\boxed{6}", finish_reason="length")
+    engine = ScriptedEngine([says(""), cut, says("\\boxed{7}"), says("\\boxed{8}")])
+    answer = await play(scorer, engine, written="best_of_n@4")
+    assert (answer.winners[0].text, scorer.asked) == ("\\boxed{8}", [["\\boxed{7}"], ["\\boxed{8}"]])
 
 
 async def test_no_opinion_on_some_leaves_the_others_and_on_all_the_vote() -> None:
