@@ -34,7 +34,7 @@ from router.stopper import Stopper
 from router.stopping import ByPrice, Spending, wave_of
 from router.waves import wave_size
 from server.backends.openai import OpenAIEngine
-from server.calibration.collect import as_query
+from server.calibration.asking import as_query
 from server.calibration.plan import Plan
 from server.config import load_config
 from server.gateway import engine_settings, start_embedded

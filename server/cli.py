@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -162,6 +162,18 @@ def demo(once: bool, port: int, path: Path) -> None:
     show_default=True,
     help="How often beam search is run on a question: one run says little of how often it is right.",
 )
+@click.option(
+    "--runner", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Ask from this process, or from workers on Ray, for engines that answer faster than one process reads.",
+)  # fmt: skip
+@click.option(
+    "--ray-address", metavar="ADDRESS",
+    help="A Ray cluster: auto, or host:port.  [default: RAY_ADDRESS, else Ray is started on this machine]",
+)  # fmt: skip
+@click.option(
+    "--ray-workers", type=click.IntRange(1), metavar="N",
+    help="Processes, of a CPU each, that share --concurrency.  [default: the CPUs there are]",
+)  # fmt: skip
 @click.option("--no-sweep", is_flag=True, help="Leave out the load sweep that the speed model learns from.")
 @click.option(
     "--per-family", type=click.IntRange(1, 1000), default=15, show_default=True, help="Built-in questions a family."
@@ -180,6 +192,9 @@ def calibrate(
     concurrency: int,
     rate: float | None,
     runs: int,
+    runner: Literal["local", "ray"],
+    ray_address: str | None,
+    ray_workers: int | None,
     no_sweep: bool,
     per_family: int,
     seed: int,
@@ -209,9 +224,12 @@ def calibrate(
         verifier_seconds=verifier_timeout,
         sweep=not no_sweep,
         runs_each=runs,
+        runner=runner,
+        ray_address=ray_address,
+        ray_workers=ray_workers,
     )
     try:
-        calibration.check(options)
+        calibration.check(config, options)
         if questions is None:
             asked: Sequence[Question] = builtin_questions(per_family=per_family, seed=seed, families=families)
         else:

@@ -10,16 +10,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from router.outcomes import accuracy, agreed, judged, sample_of
 from router.pools import Call, Pool, Run, Sample, check_name, write_pools
 from router.questions import Question
-from server.backends.calls import CallStats
+from server.calibration.asking import Ask, Recorder, as_query, ask
 from server.calibration.journal import Journal
 from server.calibration.plan import PILOT, Estimate, Plan, Progress, estimate, next_round
 from strategies.anytime import run
@@ -27,54 +27,12 @@ from strategies.ledger import Ledger
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
-from strategies.types import Budget, Candidate, Engine, EngineError, Prices, Query, StrategySpec, Tools
+from strategies.types import Candidate, Engine, EngineError, Query, StrategySpec, Tools
 
-_TOP_LOGPROBS = 5
-_DEADLINE = 300.0  # seconds for one run of a strategy; an engine slower than that is broken
 _UNLIMITED = 10**12
 _ITS_OWN_FAULT = frozenset({400, 413, 422})  # statuses that tell of the question, not of the engine
 
 Judge = Callable[[Query, Sequence[Candidate]], Awaitable[Sequence[float]]]
-
-
-class Recorder:
-    """Collects the engine's calls while it records. Give its `observe` to the engine."""
-
-    def __init__(self) -> None:
-        self._calls: list[Call] = []
-
-    def observe(self, stats: CallStats) -> None:
-        if stats.completed and stats.first_token_seconds is not None:
-            self._calls.append(
-                Call(
-                    prompt_tokens=stats.prompt_tokens,
-                    running=stats.running,
-                    added=stats.added,
-                    first_token_seconds=round(stats.first_token_seconds, 4),
-                    seconds=round(stats.seconds, 4),
-                    longest=stats.longest,
-                )
-            )
-
-    def take(self) -> tuple[Call, ...]:
-        calls, self._calls = tuple(self._calls), []
-        return calls
-
-
-def as_query(question: Question, plan: Plan, *, seconds: float = _DEADLINE) -> Query:
-    """The question as a client would ask it."""
-    now = time.monotonic()
-    return Query(
-        id=f"calibrate-{question.id}",
-        model=plan.model,
-        messages=question.messages,
-        sampling={**question.sampling, **plan.sampling},
-        tools=question.tools,
-        budget=Budget(max_total_tokens=1_000_000, deadline=now + seconds),
-        prices=Prices(token_price=0.0, latency_price=0.0),
-        max_tokens=question.max_tokens,
-        arrived=now,
-    )
 
 
 def check_new(out: Path) -> None:
@@ -92,6 +50,7 @@ async def record(
     out: Path,
     *,
     progress: Callable[[Progress], None],
+    asker: Ask | None = None,
     planned: Callable[[Estimate], None] = lambda estimate: None,
     judge: Judge | None = None,
     swept: Callable[[], Awaitable[Sequence[Call]]] | None = None,
@@ -99,13 +58,15 @@ async def record(
 ) -> list[Pool]:
     """Record every question that `<out>.partial` does not hold yet, then write `out`.
 
-    judge: the user's verifier. swept: a load sweep to record at the end, for which so many tokens of a budget are kept.
-    planned: told what the budget buys, once a few questions have been asked. Questions that the engine refuses are left
-    out. Raises EngineError, ValueError; what was recorded until then stays and the next call goes on after it.
+    asker: draws the samples in place of the engine, which is left with the runs. judge: the user's verifier. swept: a
+    load sweep to record at the end, for which so many tokens of a budget are kept. planned: told what the budget buys,
+    once a few questions have been asked. Questions that the engine refuses are left out. Raises EngineError,
+    ValueError; what was recorded until then stays and the next call goes on after it.
     """
     check_new(out)
     with Journal(out, questions, plan) as journal:
-        collector = _Collector(questions, plan, engine, recorder, journal, judge, sweep=sweep, progress=progress)
+        asker = asker or partial(ask, engine, plan)
+        collector = _Collector(questions, plan, engine, recorder, journal, asker, judge, sweep=sweep, progress=progress)
         try:
             await collector.collect(planned)
             await collector.run_strategies()
@@ -129,6 +90,7 @@ class _Collector:
         engine: Engine,
         recorder: Recorder,
         journal: Journal,
+        asker: Ask,
         judge: Judge | None,
         *,
         sweep: int,
@@ -137,7 +99,7 @@ class _Collector:
         by_chance = sorted(questions, key=lambda question: sha256(question.id.encode()).digest())
         self._questions = questions if plan.budget is None else by_chance
         self._plan, self._engine, self._recorder, self._journal = plan, engine, recorder, journal
-        self._judge, self._sweep, self._progress = judge, sweep, progress
+        self._ask, self._judge, self._sweep, self._progress = asker, judge, sweep, progress
         limit = _UNLIMITED if plan.budget is None else plan.budget - sweep - journal.tokens
         self._ledger = Ledger(limit) if limit > 0 else None
         self._kept = 0  # tokens of this run that became samples
@@ -225,19 +187,17 @@ class _Collector:
     async def _draw(self, question: Question, wave: int) -> None:
         """Only whole waves are kept: of an interrupted one the short answers have come, and the long ones have not."""
         assert self._ledger is not None  # noqa: S101 - `_begin` allows nothing without it
-        query = as_query(question, self._plan)
-        sampler = MeteredSampler(self._engine, self._ledger, default_max_tokens=question.max_tokens)
-        top_logprobs = _TOP_LOGPROBS if self._engine.logprobs else None
         try:
-            async with aclosing(sampler.draw(query, n=wave, top_logprobs=top_logprobs)) as drawn:
-                candidates = [candidate async for candidate in drawn]
+            candidates = await self._ask(question, wave, self._ledger)
         except EngineError as error:
             if error.status not in _ITS_OWN_FAULT:
                 raise
             self._closed.add(question.id)
             self.refusal = self.refusal or error
             return
-        fresh = await self._samples(question, query, candidates)
+        if candidates is None:
+            return
+        fresh = await self._samples(question, as_query(question, self._plan), candidates)
         before = self._journal.pools.get(question.id) or self._empty(question)
         pool = replace(before, samples=(*before.samples, *fresh), calls=(*before.calls, *self._recorder.take()))
         self._journal.keep(pool)

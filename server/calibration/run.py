@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from router.pools import Call, Pool
 from router.questions import Question
 from server.backends.openai import OpenAIEngine
-from server.calibration.collect import Recorder, check_new, record
+from server.calibration.asking import Recorder
+from server.calibration.collect import check_new, record
 from server.calibration.journal import partial_of, read_journal
 from server.calibration.pace import Paced, limiter
 from server.calibration.plan import Estimate, Plan, Progress, estimate
+from server.calibration.ray import load_ray, on_ray
 from server.calibration.sweep import SEQUENCES, sweep, sweep_tokens
 from server.calibration.verifier import Verifier, located
 from server.config import Config
@@ -42,11 +45,23 @@ class Options:
     verifier_seconds: float = 10.0
     sweep: bool = True
     runs_each: int = 1
+    runner: Literal["local", "ray"] = "local"
+    ray_address: str | None = None  # of a running cluster
+    ray_workers: int | None = None
 
 
-def check(options: Options) -> None:
+def check(config: Config, options: Options) -> None:
     """What can be found wrong before an engine is started. Raises ValueError, ImportError."""
     check_new(options.out)
+    if options.runner == "ray":
+        if config.engine.kind == "embedded":
+            raise ValueError(
+                "--runner ray needs a served engine (engine.url): the embedded one takes its cores from the workers, "
+                "and so would copies of it, so that wrong times would be recorded"
+            )
+        load_ray(options.ray_address)
+    elif options.ray_address is not None or options.ray_workers is not None:
+        raise ValueError("--ray-address and --ray-workers go with --runner ray")
     if options.verifier is not None:
         located(options.verifier)
     if options.rate is not None:
@@ -65,7 +80,7 @@ async def calibrate(config: Config, questions: Sequence[Question], options: Opti
 
     Raises EngineError, EmbeddedEngineError, ImportError, ValueError.
     """
-    check(options)
+    check(config, options)
     recorder = Recorder()
     async with AsyncExitStack() as closing:
         url = config.engine.url
@@ -73,16 +88,22 @@ async def calibrate(config: Config, questions: Sequence[Question], options: Opti
             child = await asyncio.to_thread(start_embedded, config, say)
             closing.push_async_callback(asyncio.to_thread, child.stop)
             url = child.url
-        client = OpenAIEngine(engine_settings(config, url), observe=recorder.observe)
+        settings = engine_settings(config, url)
+        client = OpenAIEngine(settings, observe=recorder.observe)
         closing.push_async_callback(client.aclose)
         profile = await client.probe()
-        engine: Engine = client if options.rate is None else Paced(client, limiter(options.rate))
+        turn: AbstractAsyncContextManager[None] = nullcontext() if options.rate is None else limiter(options.rate)
+        engine: Engine = Paced(client, turn)
         plan = _plan(config, options, model=config.engine.model or profile.models[0])
         kept = _kept_for_sweep(options, engine.max_n)
         verifier = None
         if options.verifier is not None:
             verifier = Verifier(options.verifier, seconds=options.verifier_seconds)
             closing.push_async_callback(verifier.aclose)
+        asker = None
+        if options.runner == "ray":
+            workers = on_ray(options.ray_address, options.ray_workers, settings, plan, recorder, turn, say)
+            asker = await closing.enter_async_context(workers)
 
         async def swept() -> Sequence[Call]:
             say("load sweep")
@@ -95,6 +116,7 @@ async def calibrate(config: Config, questions: Sequence[Question], options: Opti
             recorder,
             options.out,
             progress=_throttled(say),
+            asker=asker,
             planned=lambda bought: say(str(bought)),
             judge=verifier.judge if verifier is not None else None,
             swept=swept if kept or (options.sweep and options.budget is None) else None,

@@ -11,7 +11,7 @@ from itertools import product
 
 from router.pools import Call
 from router.questions import Question
-from server.calibration.collect import Recorder, as_query
+from server.calibration.asking import Recorder, as_query
 from server.calibration.plan import Plan
 from strategies.types import Engine, Query
 

@@ -12,7 +12,8 @@ from router.families import builtin_questions
 from router.pools import read_pools
 from router.questions import verify
 from server.backends.openai import EngineSettings, OpenAIEngine
-from server.calibration.collect import Recorder, record
+from server.calibration.asking import Recorder
+from server.calibration.collect import record
 from server.calibration.plan import Plan, Progress
 from server.calibration.sweep import sweep
 from strategies.beam_search import Steps

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,51 +16,30 @@ import pytest
 from router.pools import Pool, read_pools
 from router.questions import Question
 from server.backends.openai import EngineSettings, OpenAIEngine
-from server.calibration.collect import Recorder, record
+from server.calibration.asking import Recorder
+from server.calibration.collect import record
 from server.calibration.journal import partial_of, read_journal
 from server.calibration.pace import Paced
 from server.calibration.plan import Estimate, Plan, Progress
 from server.calibration.verifier import Verifier
+from server.calibration.workers import Lost, Workers
 from strategies.types import EngineError
-from tests.conftest import ROOT
-from tests.fake_engine import VLLM, FakeEngine, Reply, Request, refuses, running, streams, until, within, words
+from tests.fake_engine import VLLM, FakeEngine, refuses, running, streams, until, within, words
 from tests.fakes import menu_of
+from tests.recordings import COST, Beside, Script, asked, calibrating, question, sizes, untimed
 
 pytestmark = pytest.mark.anyio
 
-COST = 5  # tokens of "The answer is 7" and its end
 PLAN = Plan(samples=8, first=2, model="tiny")
 
 
-def question(name: str, **fields: Any) -> Question:
-    given: dict[str, Any] = {"family": "f", "reference": "7", "verifier": "reference", "max_tokens": 10, **fields}
-    return Question(id=name, messages=({"role": "user", "content": f"How much, {name}?"},), **given)
-
-
-def asked(request: Request) -> str:
-    return request.body["messages"][-1]["content"].removeprefix("How much, ").removesuffix("?")
-
-
-class Script:
-    """Answers in turn, for each question of its own; else always 7."""
-
-    def __init__(self, **answers: Sequence[str]) -> None:
-        self._answers = answers
-        self._said: Counter[str] = Counter()
-
-    def __call__(self, request: Request) -> Sequence[Reply]:
-        name = asked(request)
-        answers = self._answers.get(name, ["7"])
-        replies: list[Reply] = []
-        for _ in range(int(request.body.get("n") or 1)):
-            replies.append(words(f"The answer is {answers[self._said[name] % len(answers)]}"))
-            self._said[name] += 1
-        return replies
+def settings_for(server: FakeEngine) -> EngineSettings:
+    return EngineSettings(url=server.url, max_n=4, retries=0)
 
 
 @asynccontextmanager
 async def client_of(server: FakeEngine, recorder: Recorder) -> AsyncGenerator[OpenAIEngine, None]:
-    client = OpenAIEngine(EngineSettings(url=server.url, max_n=4, retries=0), observe=recorder.observe)
+    client = OpenAIEngine(settings_for(server), observe=recorder.observe)
     await client.probe()
     try:
         yield client
@@ -81,8 +58,22 @@ async def recorded(
     return read_pools(out)
 
 
-def sizes(pools: Sequence[Pool]) -> dict[str, int]:
-    return {pool.question.id: len(pool.samples) for pool in pools}
+async def recorded_beside(
+    server: FakeEngine, questions: Sequence[Question], plan: Plan, out: Path, *deaths: Sequence[int], **options: Any
+) -> list[Pool]:
+    """As `recorded`, from workers. deaths: of each worker, the numbers of the calls that it dies with."""
+    remotes = [Beside(settings_for(server), plan, deaths=numbers) for numbers in deaths]
+    workers = Workers(remotes, recorder := Recorder(), nullcontext())
+    try:
+        await workers.start()
+        async with client_of(server, recorder) as client:
+            await record(
+                questions, plan, client, recorder, out, progress=lambda progress: None, asker=workers.ask, **options
+            )
+    finally:
+        for remote in remotes:
+            await remote.aclose()
+    return read_pools(out)
 
 
 @pytest.fixture
@@ -324,6 +315,63 @@ async def test_without_a_reference_the_vote_over_all_samples_is_the_label(out: P
     assert pool.runs[0].correct in (0.0, 1.0)
 
 
+# --- from other processes
+
+MIXED = {"a": ["7", "8"], "b": ["7", "8", "9"], "e": ["1", "2"]}
+# with several at once the last tokens of a budget go to whoever comes first
+PLANS = [replace(PLAN, concurrency=3, runs=menu_of("beam_search@2x2")), replace(PLAN, budget=200)]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=["all", "budget"])
+async def test_workers_record_the_same(plan: Plan, tmp_path: Path) -> None:
+    """Questions, samples in their order, labels, and what it cost; only times are another."""
+    pools: list[list[Pool]] = []
+    spent: list[int] = []
+    for ask in (recorded, recorded_beside):
+        out = tmp_path / f"{ask.__name__}.parquet"
+        async with running(VLLM, Script(**MIXED)) as server:
+            workers = ((), ()) if ask is recorded_beside else ()
+            pools.append(await ask(server, [question(name) for name in "abcdefgh"], plan, out, *workers))
+            spent.append(server.tokens)
+    assert untimed(pools[0]) == untimed(pools[1])
+    assert spent[0] == spent[1]
+    assert [len(pool.calls) for pool in pools[0]] == [len(pool.calls) for pool in pools[1]]
+
+
+@pytest.mark.parametrize("budget", [61, 117, 200, 333])
+async def test_no_token_past_the_budget_whoever_dies(budget: int, out: Path) -> None:
+    """The engine had answered when they died, so those tokens were made for nothing and count all the same."""
+    plan = replace(PLAN, budget=budget, concurrency=3)
+    async with running(VLLM, Script(**MIXED)) as server:
+        pools = await recorded_beside(server, [question(name) for name in "abcdefgh"], plan, out, [2, 5], [3])
+        assert server.tokens <= budget
+        assert server.tokens > COST * sum(sizes(pools).values())
+    assert not partial_of(out).exists()
+
+
+async def test_the_question_of_a_dead_worker_is_asked_again(out: Path) -> None:
+    async with running(VLLM, Script()) as server:
+        pools = await recorded_beside(server, [question(n) for n in "abc"], replace(PLAN, samples=4), out, [2])
+        assert sizes(pools) == {"a": 4, "b": 4, "c": 4}
+        assert [asked(request) for request in server.requests] == ["a", "b", "b", "c"]
+
+
+async def test_a_question_that_workers_die_with_leaves_what_was_recorded(out: Path) -> None:
+    async with running(VLLM, Script()) as server:
+        with pytest.raises(Lost, match="3 workers died with question 'b'"):
+            await recorded_beside(server, [question(n) for n in "abc"], replace(PLAN, samples=4), out, [2, 3, 4])
+        assert list(read_journal(out)) == ["a"]
+        assert sizes(await recorded(server, [question(n) for n in "abc"], replace(PLAN, samples=4), out))["b"] == 4
+
+
+async def test_a_question_that_is_refused_to_a_worker_is_left_out(out: Path) -> None:
+    async def act(exchange: Any) -> None:
+        await (refuses(400) if asked(exchange.request) == "b" else streams())(exchange)
+
+    async with running(VLLM, Script(), act=act) as server:
+        assert list(sizes(await recorded_beside(server, [question(n) for n in "abc"], PLAN, out, ()))) == ["a", "c"]
+
+
 # --- verifiers
 
 Judging = Callable[[Verifier], Awaitable[list[Pool]]]
@@ -402,23 +450,11 @@ async def test_a_verifier_that_is_broken_ends_the_recording(written: str, compla
 # --- the command
 
 
-async def _calibrate(folder: Path, server: FakeEngine, *arguments: str) -> asyncio.subprocess.Process:
-    """`apportion calibrate` on chats in that folder, as a process of its own."""
-    chats = [{"messages": [{"role": "user", "content": f"How much, {i}?"}], "id": str(i)} for i in range(4)]
-    (folder / "chats.jsonl").write_text("\n".join(json.dumps(chat) for chat in chats))
-    (folder / "config.yaml").write_text(f"engine: {{url: '{server.url}', max_n: 4}}\nmenu: [single, majority_vote@4]\n")
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "server", "calibrate", "-c", str(folder / "config.yaml"), "--no-sweep",
-        "--questions", str(folder / "chats.jsonl"), "--out", str(folder / "mine.parquet"), *arguments,
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-
-
 async def test_ctrl_c_leaves_what_the_same_command_goes_on_with(tmp_path: Path) -> None:
     go = asyncio.Event()
     async with running(VLLM, Script()) as server:
         server.acts.extend([streams(), streams(), streams(words("The answer is 7", after=go))])
-        process = await _calibrate(tmp_path, server, "--samples", "4")
+        process = await calibrating(tmp_path, server, "--samples", "4")
         await server.asked(3)
         process.send_signal(signal.SIGINT)
         _, said = await within(process.communicate())
@@ -426,7 +462,7 @@ async def test_ctrl_c_leaves_what_the_same_command_goes_on_with(tmp_path: Path) 
         assert b"interrupted: 2 questions with 8 samples are in" in said
         assert b"Traceback" not in said
 
-        process = await _calibrate(tmp_path, server, "--samples", "4")
+        process = await calibrating(tmp_path, server, "--samples", "4")
         printed, said = await within(process.communicate())
         assert process.returncode == 0, said
     assert printed.decode().strip() == str(tmp_path / "mine.parquet")
@@ -437,7 +473,7 @@ async def test_ctrl_c_leaves_what_the_same_command_goes_on_with(tmp_path: Path) 
 
 async def test_a_dry_run_asks_nobody(tmp_path: Path) -> None:
     async with running(VLLM, Script()) as server:
-        process = await _calibrate(tmp_path, server, "--dry-run", "--budget", "100000")
+        process = await calibrating(tmp_path, server, "--dry-run", "--budget", "100000")
         printed, said = await within(process.communicate())
     assert process.returncode == 0, said
     assert b"100,000 tokens buy at least" in printed

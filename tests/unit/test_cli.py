@@ -143,6 +143,27 @@ def test_a_finished_recording_is_not_overwritten(pools: Path) -> None:
     assert pools.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("engine", "arguments", "complaint"),
+    [
+        ("{url: 'http://127.0.0.1:1'}", ["--runner", "ray"], "install apportion[ray]"),
+        ("{kind: embedded}", ["--runner", "ray"], "--runner ray needs a served engine (engine.url)"),
+        ("{url: 'http://127.0.0.1:1'}", ["--ray-workers", "4"], "go with --runner ray"),
+        ("{url: 'http://127.0.0.1:1'}", ["--ray-address", "auto"], "go with --runner ray"),
+    ],
+)
+def test_a_recording_that_ray_can_not_run_is_refused_at_once(
+    engine: str, arguments: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    config = tmp_path / "config.yaml"
+    config.write_text(f"engine: {engine}\n")
+    result = call("calibrate", "-c", str(config), "--out", str(tmp_path / "x.parquet"), *arguments)
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+    assert complaint in result.output
+
+
 def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     result = call("calibrate", "--out", str(tmp_path / "x.jsonl.gz"), "--family", "algebra")
     assert result.exit_code == 1
