@@ -142,7 +142,7 @@ class _Scoring:
 
     @property
     def _contested(self) -> bool:
-        """While all answers are equal no score can change them, and none is paid for. A verifier may refuse them all."""
+        """While all answers are equal no score changes them, and none is paid for. A verifier may refuse them all."""
         return self._spec.verified or len(self._ballot.groups) > 1
 
     def _ask(self) -> None:
