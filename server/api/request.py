@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -44,6 +44,7 @@ class Options(_Edge):
     answer_pattern: str | None = None
     strict: bool | None = None
     include: list[Literal["predictions", "candidates", "features"]] | None = None
+    progress: bool | None = None
 
 
 class ChatRequest(_Edge):
@@ -78,6 +79,16 @@ class ChatRequest(_Edge):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def include(self) -> Sequence[str]:
+        """Parts of the `apportion` object that are sent only when asked for."""
+        return (self.apportion.include if self.apportion else None) or ()
+
+    @property
+    def progress(self) -> bool:
+        """Whether a stream is to show how far a strategy of several candidates is."""
+        return bool(self.apportion and self.apportion.progress)
 
 
 def parse(body: object) -> ChatRequest:
