@@ -34,6 +34,7 @@ from server.settings import (
     Engine,
     Metrics,
     Profile,
+    ReasoningEffort,
     Server,
     Strategies,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Engine",
     "Metrics",
     "Profile",
+    "ReasoningEffort",
     "ScorerSettings",
     "Server",
     "Strategies",

@@ -43,7 +43,7 @@ class Chat:
         chunks = Chunks(work.query, created=work.created)
         started = False
         try:
-            async for event in work.events(progress=self.request.progress):
+            async for event in work.events():
                 match event:
                     case Delta():
                         sent = chunks.passed_on(event)

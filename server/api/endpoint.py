@@ -12,6 +12,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.base_url import PATH
 from server.api.body import ClientGone, read_json, while_connected
 from server.api.request import ChatRequest
 from server.api.stream import EventStream
@@ -48,7 +49,14 @@ async def answered(request: Request, read: Callable[[object], Shape], *, prefix:
         try:
             place.enter_context(gateway.admit())
             shape = read(await read_json(request, gateway.config.server))
-            work = decide(gateway, shape.request, request.headers, id=request.state.id, arrived=arrived)
+            work = decide(
+                gateway,
+                shape.request,
+                request.headers,
+                id=request.state.id,
+                arrived=arrived,
+                path=request.scope.get(PATH),
+            )
         except ApiError as error:
             gateway.metrics.refused(model="", outcome=f"refused_{error.status}")
             raise

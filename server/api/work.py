@@ -12,7 +12,8 @@ from typing import Any
 
 from router.features import Features
 from router.policy import BudgetInfeasible
-from server.api.request import ChatRequest, keep_alive, to_query
+from server.api.controls import Options, keep_alive
+from server.api.request import ChatRequest, to_query
 from server.api.response import apportion, server_timing
 from server.config import Config
 from server.errors import ApiError, DeadlineExceeded, EngineUnavailable, InternalError, from_engine
@@ -53,7 +54,7 @@ class Work:
     """A request that has been decided on: run it once, by `outcome` or by `events`."""
 
     pipeline: Pipeline
-    request: ChatRequest
+    options: Options
     query: Query
     features: Features
     allocation: Allocation
@@ -80,7 +81,7 @@ class Work:
 
     def report(self, outcome: Outcome) -> dict[str, Any]:
         """The `apportion` object of the response."""
-        return apportion(outcome, self.query, self.request.include, self.features)
+        return apportion(outcome, self.query, self.options.include or (), self.features)
 
     async def outcome(self) -> Outcome:
         """Do it. Cancelling cancels all there is on the engine. Raises ApiError."""
@@ -89,8 +90,8 @@ class Work:
         except Exception as error:
             raise translated(error, self.query) from error
 
-    async def events(self, *, progress: bool = False) -> AsyncGenerator[Event, None]:
-        """Do it, telling what happens: pieces if it is `live`, else progress if that is wanted; the outcome last.
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Do it, telling what happens: pieces if it is `live`, else progress if the client wants it; the outcome last.
 
         A piece's index is the place of its choice. Closing the generator cancels the work. Raises ApiError.
         """
@@ -101,7 +102,7 @@ class Work:
                 await queue.put(event)
 
         def better(answer: Answer) -> None:
-            if progress and not self.live and not queue.full():
+            if self.options.progress and not self.live and not queue.full():
                 queue.put_nowait(self._progress(answer))
 
         def ended(_: object) -> None:
@@ -133,11 +134,20 @@ class Work:
         return Progress(seen=answer.candidates, most=spec.draws, votes=votes)
 
 
-def decide(gateway: Gateway, request: ChatRequest, headers: Mapping[str, str], *, id: str, arrived: float) -> Work:
-    """Choose the strategy. arrived: monotonic seconds. Raises ApiError."""
+def decide(
+    gateway: Gateway,
+    request: ChatRequest,
+    headers: Mapping[str, str],
+    *,
+    id: str,
+    arrived: float,
+    path: str | None = None,
+) -> Work:
+    """Choose the strategy. arrived: monotonic seconds; path: the word before /v1. Raises ApiError."""
     if not gateway.ready:
         raise EngineUnavailable
-    query = to_query(request, headers, gateway.config, id=id, default_model=gateway.default_model, arrived=arrived)
+    models = (gateway.default_model, *gateway.engine.profile.models)
+    query, options = to_query(request, headers, gateway.config, id=id, models=models, arrived=arrived, path=path)
     try:
         features, allocation = gateway.pipeline.allocate(query, running=gateway.engine.running)
     except BudgetInfeasible as error:
@@ -146,7 +156,7 @@ def decide(gateway: Gateway, request: ChatRequest, headers: Mapping[str, str], *
         raise _refusal(gateway.config, query, smallest) from None
     return Work(
         pipeline=gateway.pipeline,
-        request=request,
+        options=options,
         query=gateway.pipeline.bounded(query, features),
         features=features,
         allocation=allocation,
