@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -103,3 +104,16 @@ def error_of(response: httpx.Response) -> dict[str, Any]:
     assert set(content) == {"error"}
     assert set(content["error"]) == {"message", "type", "param", "code"}
     return content["error"]
+
+
+def events_of(text: str) -> list[Any]:
+    """The events of a stream, checked for what the OpenAI SDKs can't take. [DONE] as a string."""
+    assert text.endswith("\n\n")
+    events: list[Any] = []
+    for block in text.removesuffix("\n\n").split("\n\n"):
+        for line in block.split("\n"):
+            assert line.startswith(("data: ", ":")), f"not for the SDKs: {line!r}"
+            if line.startswith("data: "):
+                shown = line.removeprefix("data: ")
+                events.append(shown if shown == "[DONE]" else json.loads(shown))
+    return events

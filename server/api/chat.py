@@ -10,10 +10,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from server.api.chunks import Chunks
+from server.api.chunks import Chunks, obfuscated
 from server.api.endpoint import answered
 from server.api.request import ChatRequest, parse
 from server.api.response import completion
+from server.api.rewriting import answered_by_old_names, by_old_names
 from server.api.stream import DONE, comment, data
 from server.api.work import Progress, Quiet, Work
 from server.errors import ApiError, error_body
@@ -25,22 +26,28 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     """Decide, run, answer."""
-    return await answered(request, lambda body: Chat(parse(body)), prefix="chatcmpl-")
+    return await answered(request, Chat.read, prefix="chatcmpl-")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
     """Implements `server.api.endpoint.Shape`."""
 
     request: ChatRequest
+    by_old_names: bool = False  # functions were asked for, not tools
+
+    @classmethod
+    def read(cls, body: object) -> Chat:
+        """Raises ApiError."""
+        return cls(request=parse(body), by_old_names=by_old_names(body))
 
     def whole(self, work: Work, outcome: Outcome) -> Mapping[str, Any]:
-        return completion(outcome, work.query, work.report(outcome), created=work.created)
+        return self._named(completion(outcome, work.query, work.report(outcome), created=work.created), "message")
 
     async def events(self, work: Work) -> AsyncGenerator[bytes, None]:
         """`single` is passed on token by token. Strategies with several candidates keep the line alive with comments,
         and show how far they are if asked to, until their answer is chosen, and then send it."""
-        chunks = Chunks(work.query, created=work.created)
+        chunks = Chunks(work.query, created=work.created, include_usage=self.request.include_usage)
         started = False
         try:
             async for event in work.events():
@@ -55,13 +62,21 @@ class Chat:
                         continue
                     case Outcome():
                         sent = [] if work.live else chunks.chosen(event)
-                        report = work.report(event)
-                        sent += chunks.last(event, include_usage=self.request.include_usage, extra=report)
+                        sent += chunks.last(event, work.report(event))
                 for chunk in sent:
                     started = True
-                    yield data(chunk)
+                    yield data(self._sent(chunk))
         except ApiError as error:
             if not started:
                 raise
             yield b"data: " + error_body(error) + b"\n\n"
         yield DONE
+
+    def _sent(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        named = self._named(chunk, "delta")
+        return obfuscated(named) if self.request.obfuscated else named
+
+    def _named(self, body: dict[str, Any], part: str) -> dict[str, Any]:
+        if not self.by_old_names:
+            return body
+        return {**body, "choices": [answered_by_old_names(choice, part) for choice in body["choices"]]}

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from server.api.response import finish_reason, message, trimmed, usage
+import orjson
+
+from server.api.response import finish_reason, message, stop_reason, trimmed, usage
 from server.api.work import Progress
 from strategies.types import Candidate, Delta, Outcome, Query
 
 Chunk = dict[str, Any]
 
 
+_BLOCK = 64  # bytes that an obfuscated chunk is a multiple of
+
+
+def obfuscated(chunk: Chunk) -> Chunk:
+    """With random text that makes its size tell less of what it says (OpenAI's `include_obfuscation`)."""
+    size = len(orjson.dumps({**chunk, "obfuscation": ""}))
+    return {**chunk, "obfuscation": secrets.token_urlsafe(_BLOCK)[: -size % _BLOCK]}
+
+
 class Chunks:
     """Builds the chunks of one response."""
 
-    def __init__(self, query: Query, *, created: int) -> None:
+    def __init__(self, query: Query, *, created: int, include_usage: bool) -> None:
         self._head: Chunk = {
             "id": query.id,
             "object": "chat.completion.chunk",
             "created": created,
             "model": query.model,
         }
+        self._include_usage = include_usage
+        if include_usage:
+            self._head["usage"] = None  # in all but the last, as OpenAI has it
         self._logprobs = query.logprobs
         self._top = query.top_logprobs
         self._begun: set[int] = set()
@@ -32,7 +47,9 @@ class Chunks:
         if delta.text:
             content["content"] = delta.text
         if delta.reasoning:
-            content["reasoning"] = delta.reasoning
+            content[delta.reasoning_name] = delta.reasoning
+        if delta.refusal:
+            content["refusal"] = delta.refusal
         if delta.tool_calls:
             content["tool_calls"] = list(delta.tool_calls)
         chunks = self._role(delta.index)
@@ -47,15 +64,16 @@ class Chunks:
         winners = outcome.answer.winners if outcome.answer is not None else ()
         return [chunk for place, candidate in enumerate(winners) for chunk in self._whole(place, candidate)]
 
-    def last(self, outcome: Outcome, *, include_usage: bool, extra: Mapping[str, Any]) -> list[Chunk]:
+    def last(self, outcome: Outcome, extra: Mapping[str, Any]) -> list[Chunk]:
         """The finish of every choice, then the usage when it was asked for. `apportion` rides on the last of them."""
         winners = list(enumerate(outcome.answer.winners)) if outcome.answer else []
         if outcome.allocation.spec.method == "single":  # its choices were streamed under their numbers in the drawing
             winners = sorted((candidate.index, candidate) for _, candidate in winners)
-        chunks = [self._piece(place, {}, finish=finish_reason(candidate)) for place, candidate in winners]
-        if include_usage:
-            for chunk in chunks:
-                chunk["usage"] = None
+        chunks = [
+            self._piece(place, {}, finish=finish_reason(candidate), **stop_reason(candidate))
+            for place, candidate in winners
+        ]
+        if self._include_usage:
             chunks.append({**self._head, "choices": [], "usage": usage(outcome)})
         if chunks:
             chunks[-1]["apportion"] = extra
@@ -75,7 +93,9 @@ class Chunks:
         self._begun.add(place)
         return [self._piece(place, {"role": "assistant", "content": ""})]
 
-    def _piece(self, index: int, delta: Chunk, *, finish: str | None = None, logprobs: Any = None) -> Chunk:
+    def _piece(
+        self, index: int, delta: Chunk, *, finish: str | None = None, logprobs: Any = None, **more: Any
+    ) -> Chunk:
         content = {"content": trimmed(logprobs, self._top), "refusal": None} if self._logprobs and logprobs else None
-        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": content}
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": content, **more}
         return {**self._head, "choices": [choice]}

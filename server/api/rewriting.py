@@ -17,9 +17,9 @@ def rewritten(body: Body) -> Body:
     return _messages(_functions(_guided(body)))
 
 
-def by_old_names(body: Body) -> bool:
+def by_old_names(body: object) -> bool:
     """Whether tools are asked for as functions, and so are to be answered."""
-    return body.get("functions") is not None
+    return isinstance(body, dict) and cast("Body", body).get("functions") is not None
 
 
 def _guided(body: Body) -> Body:
@@ -83,6 +83,16 @@ def _message(message: Any, number: int, messages: Sequence[Any]) -> Any:
         return {**{key: value for key, value in fields.items() if key != "function_call"}, "tool_calls": [call]}
     caller = next((i for i in range(number - 1, -1, -1) if _is_old(messages[i]) and "function_call" in messages[i]), 0)
     return {**fields, "role": "tool", "tool_call_id": f"call_{caller}"}
+
+
+def answered_by_old_names(choice: dict[str, Any], part: str) -> dict[str, Any]:
+    """A choice, or a chunk's, with its call as `function_call`. part: message or delta."""
+    said = choice[part]
+    if calls := said.get("tool_calls"):
+        call = {key: value for key, value in calls[0]["function"].items() if value is not None}
+        said = {**{key: value for key, value in said.items() if key != "tool_calls"}, "function_call": call}
+    reason = choice["finish_reason"]
+    return {**choice, part: said, "finish_reason": "function_call" if reason == "tool_calls" else reason}
 
 
 def with_role(messages: Sequence[Body], role: str) -> Sequence[Body]:

@@ -101,9 +101,13 @@ class Work:
             if self.live and isinstance(event, Delta) and event.index >= 0:
                 await queue.put(event)
 
+        told: Progress | None = None
+
         def better(answer: Answer) -> None:
-            if self.options.progress and not self.live and not queue.full():
-                queue.put_nowait(self._progress(answer))
+            nonlocal told
+            if self.options.progress and not self.live and not queue.full() and told != (now := self._progress(answer)):
+                told = now
+                queue.put_nowait(now)
 
         def ended(_: object) -> None:
             if not queue.full():

@@ -20,7 +20,7 @@ from httpx_aiohttp import AiohttpTransport
 from server.backends.calls import CallStats, Meter
 from server.backends.profile import OTHER, EngineProfile, probe
 from server.backends.wire import BROKEN, error_event, events, parsed, refusal
-from strategies.types import Delta, EngineError, Query
+from strategies.types import Delta, EngineError, Json, Query
 
 _RETRYABLE = frozenset({429, 502, 503, 504})
 
@@ -194,10 +194,12 @@ class OpenAIEngine:
             body |= {"logprobs": True, "top_logprobs": max(top_logprobs, 1)}
         if stop:
             asked = cast("str | list[str]", body.get("stop") or [])
-            body["stop"] = [*([asked] if isinstance(asked, str) else asked), *stop]
+            asked = [asked] if isinstance(asked, str) else asked
+            room = len(stop) if profile.max_stops is None else max(0, profile.max_stops - len(asked))
+            body["stop"] = [*asked, *stop[:room]]
             body |= profile.tell_stop
         if prefix:
-            body["messages"].append({"role": "assistant", "content": prefix})
+            body["messages"] = _continued(query, prefix, profile)
             body |= profile.continuation
         return body
 
@@ -288,6 +290,16 @@ class OpenAIEngine:
             raise
         if pending is not None:
             yield pending
+
+
+def _continued(query: Query, prefix: str, profile: EngineProfile) -> list[Json]:
+    """The messages and what the assistant has said since: in its last message, where the engine goes on with that."""
+    *before, last = query.messages
+    said = last.get("content")
+    goes_on = query.sampling.get("continue_final_message") or not profile.continuation
+    if goes_on and last.get("role") == "assistant" and isinstance(said, str):
+        return [*before, {**last, "content": said + prefix}]
+    return [*query.messages, {"role": "assistant", "content": prefix}]
 
 
 def _was_connected(error: httpx.HTTPError) -> bool:

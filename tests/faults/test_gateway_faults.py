@@ -43,7 +43,7 @@ from tests.fake_engine import (
     within,
     words,
 )
-from tests.serving import Served, body, error_of, serving
+from tests.serving import Served, body, error_of, events_of, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -74,19 +74,6 @@ def answer_of(response: httpx.Response) -> str | None:
 
 def cut_of(response: httpx.Response) -> str | None:
     return response.json()["apportion"]["cut_short"]
-
-
-def events_of(text: str) -> list[Any]:
-    """The events of a stream, checked for what the OpenAI SDKs can't take. [DONE] as a string."""
-    assert text.endswith("\n\n")
-    events: list[Any] = []
-    for block in text.removesuffix("\n\n").split("\n\n"):
-        for line in block.split("\n"):
-            assert line.startswith(("data: ", ":")), f"not for the SDKs: {line!r}"
-            if line.startswith("data: "):
-                shown = line.removeprefix("data: ")
-                events.append(shown if shown == "[DONE]" else json.loads(shown))
-    return events
 
 
 def streamed_text(events: Sequence[Any]) -> str:
