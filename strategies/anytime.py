@@ -6,7 +6,6 @@ import asyncio
 import time
 from dataclasses import replace
 
-from strategies.answers import expected_form
 from strategies.sampling import MeteredSampler
 from strategies.types import Answer, Candidate, CutShort, EngineError, Publish, Query, Strategy, StrategySpec, Tools
 from strategies.voting import Ballot, usable
@@ -76,5 +75,5 @@ def _best_so_far(best: Answer | None, candidates: list[Candidate], query: Query,
         return replace(best, winners=winners, cut_short=cut, note=note or best.note)
     if not candidates:
         raise NothingYet("no token had come when the deadline was reached")
-    partial = Ballot.of(candidates, form=expected_form(query)).vote(answers=query.answers)
+    partial = Ballot.to(query).filled(candidates).vote(answers=query.answers)
     return replace(partial, cut_short=cut, note=note)
