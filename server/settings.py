@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from server.efforts import ReasoningEffort
 from server.maths.settings import Answers
 from server.scorers.settings import ScorerSettings
 from server.scorers.settings import conflicts as scorer_conflicts
@@ -55,7 +56,6 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-_EFFORT = "A profile, `auto` for the default one, or a strategy."
 Spec = Annotated[StrategySpec, PlainValidator(_spec), PlainSerializer(str)]
 Marks = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
@@ -255,22 +255,6 @@ class Profile(Section):
     stop_threshold: float | None = Field(
         default=None, gt=0.5, le=1, description="Instead of `strategies.stop_threshold` for this profile."
     )
-
-
-class ReasoningEffort(Section):
-    """What a request's `reasoning_effort` means when it names no profile and no strategy."""
-
-    none: str = Field(default="single", description=_EFFORT)
-    minimal: str = Field(default="fast", description=_EFFORT)
-    low: str = Field(default="fast", description=_EFFORT)
-    medium: str = Field(default="balanced", description=_EFFORT)
-    high: str = Field(default="quality", description=_EFFORT)
-    xhigh: str = Field(default="quality", description=_EFFORT)
-    max: str = Field(default="quality", description=_EFFORT)
-
-    def meaning(self, effort: str | None) -> str | None:
-        """The profile or strategy for an effort; None for one that is the engine's own."""
-        return getattr(self, effort) if effort in type(self).model_fields else None
 
 
 class Allocator(Section):

@@ -13,8 +13,6 @@ from server.api.work import Progress
 from strategies.types import Candidate, Delta, Outcome, Query
 
 Chunk = dict[str, Any]
-
-
 _BLOCK = 64  # bytes that an obfuscated chunk is a multiple of
 
 

@@ -20,8 +20,9 @@ from strategies.types import Budget, Prices, StrategySpec
 
 HEADER = "x-apportion-"
 KEEP_ALIVE = 5.0  # seconds between signs of life in a stream while nothing else is sent
-# The OpenAI SDKs say how long they will wait, in seconds: the Python one its read timeout, the Node one its timeout.
 _SIZED = re.compile(r"[a-z_]+@[0-9]")  # begins a strategy that draws several
+_LONGEST_NAME = 256  # characters of a model's name that is looked at for a suffix
+# The OpenAI SDKs say how long they will wait, in seconds: the Python one its read timeout, the Node one its timeout.
 _PATIENCE = ("x-stainless-read-timeout", "x-stainless-timeout")
 
 
@@ -96,7 +97,7 @@ def check_word(text: str, config: Config) -> None:
 
 def model_and_suffix(name: str, config: Config, models: Sequence[str]) -> tuple[str, str | None]:
     """The engine's model, and the profile or strategy after its colon. A name that the engine has is all model."""
-    if name not in models:
+    if name not in models and len(name) <= _LONGEST_NAME:
         for at in (at for at, char in enumerate(name) if char == ":" and at):
             suffix = name[at + 1 :]
             if suffix in config.profiles or suffix in ("auto", "single") or _SIZED.match(suffix):

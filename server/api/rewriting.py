@@ -61,7 +61,13 @@ def _messages(body: Body) -> Body:
     messages = cast("list[Any]", given)
     if not any(_is_old(message) for message in messages):
         return body
-    return {**body, "messages": [_message(message, number, messages) for number, message in enumerate(messages)]}
+    new: list[Any] = []
+    caller = 0  # the message that a result belongs to: the last call before it
+    for number, message in enumerate(messages):
+        if _is_old(message) and message.get("role") != "function":
+            caller = number
+        new.append(_message(message, f"call_{caller}") if _is_old(message) else message)
+    return {**body, "messages": new}
 
 
 def _is_old(message: Any) -> bool:
@@ -73,16 +79,12 @@ def _is_old(message: Any) -> bool:
     )
 
 
-def _message(message: Any, number: int, messages: Sequence[Any]) -> Any:
-    """A call is numbered by its message, and a result belongs to the last call before it."""
-    if not _is_old(message):
-        return message
-    fields = cast("dict[str, Any]", message)
-    if fields.get("role") != "function":
-        call = {"id": f"call_{number}", "type": "function", "function": fields["function_call"]}
-        return {**{key: value for key, value in fields.items() if key != "function_call"}, "tool_calls": [call]}
-    caller = next((i for i in range(number - 1, -1, -1) if _is_old(messages[i]) and "function_call" in messages[i]), 0)
-    return {**fields, "role": "tool", "tool_call_id": f"call_{caller}"}
+def _message(message: Body, id: str) -> Body:
+    """A call, or the result of one, as a tool's."""
+    if message.get("role") == "function":
+        return {**message, "role": "tool", "tool_call_id": id}
+    call = {"id": id, "type": "function", "function": message["function_call"]}
+    return {**{key: value for key, value in message.items() if key != "function_call"}, "tool_calls": [call]}
 
 
 def answered_by_old_names(choice: dict[str, Any], part: str) -> dict[str, Any]:

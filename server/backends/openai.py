@@ -22,6 +22,7 @@ from server.backends.profile import OTHER, EngineProfile, probe
 from server.backends.wire import BROKEN, error_event, events, parsed, refusal
 from strategies.types import Delta, EngineError, Json, Query
 
+_LARGE = 256 * 1024  # bytes of a request's body that are sent at once
 _RETRYABLE = frozenset({429, 502, 503, 504})
 
 
@@ -226,7 +227,13 @@ class OpenAIEngine:
         raise EngineError("the engine could not be asked", status=503)
 
     async def _try(self, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
-        request = self._client.build_request("POST", "/v1/chat/completions", content=content, headers=headers)
+        large = len(content) > _LARGE  # images: in one piece they would hold up the event loop, and aiohttp warns
+        request = self._client.build_request(
+            "POST",
+            "/v1/chat/completions",
+            content=_pieces(content) if large else content,
+            headers={**headers, "content-length": str(len(content))},
+        )
         try:
             async with asyncio.timeout(self._settings.first_token_timeout):
                 response = await self._client.send(request, stream=True)
@@ -290,6 +297,11 @@ class OpenAIEngine:
             raise
         if pending is not None:
             yield pending
+
+
+async def _pieces(content: bytes) -> AsyncGenerator[bytes, None]:
+    for at in range(0, len(content), _LARGE):
+        yield content[at : at + _LARGE]
 
 
 def _continued(query: Query, prefix: str, profile: EngineProfile) -> list[Json]:

@@ -310,6 +310,16 @@ async def test_the_stop_that_ended_it_is_told() -> None:
         assert last["choices"][0]["stop_reason"] == "END"
 
 
+async def test_a_large_image_reaches_the_engine_whole() -> None:
+    """With its length announced: not every engine takes chunks."""
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'QUJD' * 700_000}"}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, image]}]
+    async with running(VLLM) as engine, serving(engine.url) as served:
+        assert (await served.chat("majority_vote@2", messages=messages)).status_code == 200
+        assert engine.requests[0].body["messages"] == messages
+        assert int(engine.requests[0].headers["content-length"]) > 2_800_000
+
+
 # --- controls
 
 

@@ -140,6 +140,7 @@ def proper(response: httpx.Response, logged: list[str]) -> None:
     """An answer, or an error in OpenAI's shape that repeats nothing of what was asked."""
     event(f"status {response.status_code}")
     if response.status_code == 200:
+        assert "internal_error" not in response.text  # neither after a stream has begun
         return
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -196,6 +197,21 @@ def test_any_word_in_the_url_or_behind_the_model_is_obeyed_or_refused(
     response = gateway.post(json.dumps(asked).encode(), path)
     proper(response, logged)
     assert response.status_code in (200, 400, 404)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "function", "name": "f", "content": "4"}] * 100_000},
+        {"messages": [{"role": "user", "content": "?"}], "model": "m:" * 500_000},
+        {"messages": [{"role": "user", "content": "?"}], "tools": [{"type": "function", "function": {}}] * 50_000},
+        {"messages": [{"role": "user", "content": "?"}], "stop": ["x"] * 200_000},
+    ],
+    ids=["results of no calls", "suffixes", "tools", "stops"],
+)
+def test_a_large_request_takes_no_longer_than_it_is_large(gateway: Gateway, body: dict[str, Any]) -> None:
+    """Within the patience of the test, not of the client: what grows with its square would take minutes."""
+    assert gateway.post(json.dumps(body).encode()).status_code < 500
 
 
 @pytest.mark.parametrize(
