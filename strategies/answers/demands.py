@@ -110,9 +110,10 @@ def _schema(sampling: Json) -> tuple[bool, Schema | None]:
         if kind == "json_schema":
             return True, Schema(cast("Json", described).get("schema")) if isinstance(described, Mapping) else _ANYTHING
     structured: Any = sampling.get("structured_outputs")
-    schema: Any = cast("Json", structured).get("json") if isinstance(structured, Mapping) else None
+    asked = cast("Json", structured) if isinstance(structured, Mapping) else {}
+    schema: Any = asked.get("json")
     if schema is None:
-        return False, None
+        return bool(asked.get("json_object")), None
     return True, Schema(parsed(schema) if isinstance(schema, str) else schema)
 
 

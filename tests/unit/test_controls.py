@@ -63,6 +63,11 @@ def test_every_place_can_name_a_strategy(place: dict[str, Any], strategy: str) -
     assert (str(query.requested), query.profile, query.model) == (strategy, "balanced", "m")
 
 
+def test_best_of_1_is_one_candidate() -> None:
+    query, _ = settled(body={"best_of": 1})
+    assert str(query.requested) == "single"
+
+
 @pytest.mark.parametrize(("stronger", "weaker"), list(itertools.combinations(range(5), 2)))
 def test_of_every_two_places_the_more_exact_names_the_profile(stronger: int, weaker: int) -> None:
     query, _ = settled(**merged(PROFILES[weaker], PROFILES[stronger]))

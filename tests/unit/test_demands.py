@@ -58,6 +58,7 @@ BROKEN: list[tuple[dict[str, Any], tuple[Any, ...], str]] = [
     (schema(AGE), ("seven",), "the text is not JSON"),
     ({"structured_outputs": {"json": AGE}}, ("{}",), "the JSON breaks the schema"),
     ({"structured_outputs": {"json": '{"type": "array"}'}}, ("{}",), "the JSON breaks the schema"),
+    ({"structured_outputs": {"json_object": True}}, ("[1]",), "the text is not a JSON object"),
     ({"structured_outputs": {"choice": ["yes", "no"]}}, ("perhaps",), "the text is none of the choices"),
     ({}, (call("f", "{"),), "a tool's arguments are not a JSON object"),
     ({}, (call("f", "[]"),), "a tool's arguments are not a JSON object"),
