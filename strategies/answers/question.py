@@ -38,7 +38,9 @@ def expected_form(query: Query) -> str | None:
     if isinstance(wanted, Mapping) and cast("Any", wanted).get("type") in ("json_object", "json_schema"):
         return "json"
     structured: Any = query.sampling.get("structured_outputs")
-    if isinstance(structured, Mapping) and any(cast("Any", structured).get(key) for key in ("json", "json_object")):
+    if isinstance(structured, Mapping) and any(
+        cast("Any", structured).get(key) not in (None, False) for key in ("json", "json_object")
+    ):
         return "json"
     question = _question(query.messages)
     if _offers_letters(question):
