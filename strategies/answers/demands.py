@@ -47,11 +47,11 @@ class Demands:
             name = _name(call)
             if name is None or (self.tools is not None and name not in self.tools):
                 return "a tool is called that may not be"
-            arguments: Any = call["function"].get("arguments") or "{}"
-            arguments = arguments if isinstance(arguments, Mapping) else parsed(arguments)
+            given: Any = call["function"].get("arguments") or "{}"
+            arguments: Any = parsed(given) if isinstance(given, str) else given
             if not isinstance(arguments, Mapping):
                 return "a tool's arguments are not a JSON object"
-            if self.tools is not None and self.tools[name].fits(arguments) is False:
+            if self.tools is not None and self.tools[name].fits(cast("Any", arguments)) is False:
                 return "a tool's arguments break its schema"
         return None
 
@@ -82,8 +82,7 @@ def _refuse(constant: str) -> None:
 def demands_of(query: Query) -> Demands:
     """What a request says of the form, in OpenAI's fields and in vLLM's `structured_outputs`."""
     form, schema = _schema(query.sampling)
-    structured: Any = query.sampling.get("structured_outputs")
-    choice: Any = structured.get("choice") if isinstance(structured, Mapping) else None
+    choice: Any = _structured(query.sampling).get("choice")
     tools = {name: schema for tool in query.tools for name, schema in _tool(tool)}
     told = query.tools and all(_tool(tool) for tool in query.tools)  # a tool of another kind could have any name
     choice_of_tool: Any = query.sampling.get("tool_choice")
@@ -109,12 +108,16 @@ def _schema(sampling: Json) -> tuple[bool, Schema | None]:
             return True, None
         if kind == "json_schema":
             return True, Schema(cast("Json", described).get("schema")) if isinstance(described, Mapping) else _ANYTHING
-    structured: Any = sampling.get("structured_outputs")
-    asked = cast("Json", structured) if isinstance(structured, Mapping) else {}
-    schema: Any = asked.get("json")
+    structured = _structured(sampling)
+    schema: Any = structured.get("json")
     if schema is None:
-        return bool(asked.get("json_object")), None
+        return bool(structured.get("json_object")), None
     return True, Schema(parsed(schema) if isinstance(schema, str) else schema)
+
+
+def _structured(sampling: Json) -> Json:
+    structured: Any = sampling.get("structured_outputs")
+    return cast("Json", structured) if isinstance(structured, Mapping) else {}
 
 
 def _tool(tool: Json) -> Sequence[tuple[str, Schema]]:

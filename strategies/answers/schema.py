@@ -13,10 +13,9 @@ from contextvars import ContextVar
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
-from jsonschema import Draft202012Validator
+import referencing
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend, validator_for
-from referencing import Registry
 
 from strategies.answers.pattern import compiled
 from strategies.answers.reading import whole
@@ -43,6 +42,9 @@ _EACH = frozenset(
 _QUICK = frozenset({"properties", "required", "enum"})
 _MEMBERS = 32  # of those, for one step
 
+_jsonschema: Any = validators  # their types are partial
+_referencing: Any = referencing
+_NOTHING: Any = _referencing.Registry()  # nothing beside the schema itself is known, and nothing is fetched
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 _left: ContextVar[list[int]] = ContextVar("steps left of the check under way")
 
@@ -60,11 +62,11 @@ class Schema:
 
     @cached_property
     def _validator(self) -> Any:
-        if not isinstance(self._schema, bool | dict) or not _bounded(self._schema):
+        schema: Any = self._schema
+        if type(schema) not in (bool, dict) or not _bounded(schema):
             return None
-        base: Any = validator_for(cast("Any", self._schema), default=Draft202012Validator)
-        plain = json.loads(json.dumps(self._schema), parse_float=whole)  # 1.0 is spelled 1, as in what is checked
-        return _bounding(base)(plain, registry=Registry())
+        plain: Any = json.loads(json.dumps(schema), parse_float=whole)  # 1.0 is spelled 1, as in what is checked
+        return _bounding(_jsonschema.validator_for(plain, default=Draft202012Validator))(plain, registry=_NOTHING)
 
     def fits(self, value: Any) -> bool | None:
         """None: it can't be told, because the schema is none, or too large, or refers to what is not in it."""
@@ -120,7 +122,7 @@ def _bounding(base: Any) -> Any:
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     }
-    return extend(base, validators={name: _counted(name, check) for name, check in keywords.items()})
+    return _jsonschema.extend(base, validators={name: _counted(name, check) for name, check in keywords.items()})
 
 
 def _counted(name: str, check: Keyword) -> Keyword:
