@@ -63,9 +63,9 @@ class Chat:
                     case Outcome():
                         sent = [] if work.live else chunks.chosen(event)
                         sent += chunks.last(event, work.report(event))
-                for chunk in sent:
+                if sent:  # at once: every write is a call to the system
                     started = True
-                    yield data(self._sent(chunk))
+                    yield b"".join(data(self._sent(chunk)) for chunk in sent)
         except ApiError as error:
             if not started:
                 raise
