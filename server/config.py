@@ -23,6 +23,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from server.efforts import ReasoningEffort
 from server.maths.settings import Answers
 from server.scorers.settings import ScorerSettings
 from server.section import Section, merge, section_of
@@ -48,6 +49,7 @@ __all__ = [
     "Engine",
     "Metrics",
     "Profile",
+    "ReasoningEffort",
     "ScorerSettings",
     "Server",
     "Strategies",

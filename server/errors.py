@@ -106,8 +106,8 @@ class ModelNotFound(ApiError):
 
 
 class UnknownUrl(ApiError):
-    def __init__(self, method: str, path: str) -> None:
-        message = f"Unknown request URL: {method[:20]} {path[:200]}"
+    def __init__(self, method: str, path: str, *, hint: str | None = None) -> None:
+        message = f"Unknown request URL: {method[:20]} {path[:200]}" + (f". {hint}" if hint else "")
         super().__init__(message, status=404, type=INVALID_REQUEST, code="unknown_url")
 
 

@@ -28,6 +28,7 @@ from strategies.types import (
     Engine,
     Equivalence,
     Outcome,
+    Publish,
     Query,
     Scorer,
     StrategySpec,
@@ -93,8 +94,16 @@ class Pipeline:
         predicted = (speed.first_token + call.longest * speed.per_token) * self.correction.factor
         self.correction.observe(predicted=predicted, actual=call.seconds - call.held_seconds)
 
-    async def execute(self, query: Query, allocation: Allocation, listener: Listener | None = None) -> Outcome:
+    async def execute(
+        self,
+        query: Query,
+        allocation: Allocation,
+        listener: Listener | None = None,
+        better: Publish | None = None,
+    ) -> Outcome:
         """Run the chosen strategy within the budget. The outcome is counted whatever happens.
+
+        listener: told of every piece and candidate; better: of every answer that is better than the one before.
 
         Raises EngineError when the engine failed before any answer, NothingYet when the deadline came first.
         """
@@ -108,7 +117,7 @@ class Pipeline:
         answer: Answer | None = None
         error: str | None = "cancelled"
         try:
-            answer = await self._run(query, allocation, sampler, scorer)
+            answer = await self._run(query, allocation, sampler, scorer, better)
             error = None
         except NothingYet:
             error = "deadline"
@@ -145,7 +154,12 @@ class Pipeline:
         return outcome
 
     async def _run(
-        self, query: Query, allocation: Allocation, sampler: MeteredSampler, scorer: Scorer | None
+        self,
+        query: Query,
+        allocation: Allocation,
+        sampler: MeteredSampler,
+        scorer: Scorer | None,
+        better: Publish | None,
     ) -> Answer:
         settings, spec = self.config.strategies, allocation.spec
         if (spec.draws > 1 or query.answers > 1) and query.sampling.get("temperature") is None:
@@ -160,7 +174,7 @@ class Pipeline:
             equivalence=self.equivalence,
         )
         deadline = query.budget.deadline - self.config.budgets.deadline_margin_ms / 1000
-        return await run(strategies(steps)[spec.method], query, spec, tools, sampler, deadline=deadline)
+        return await run(strategies(steps)[spec.method], query, spec, tools, sampler, deadline=deadline, better=better)
 
     def _stop_threshold(self, query: Query) -> float | None:
         """The operator's word on when a vote is settled, if there is one."""

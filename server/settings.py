@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from server.efforts import ReasoningEffort
 from server.maths.settings import Answers
 from server.scorers.settings import ScorerSettings
 from server.scorers.settings import conflicts as scorer_conflicts
@@ -143,6 +144,11 @@ class Engine(Section):
     max_connections: int = Field(default=256, ge=1, le=100_000, description="Connections to the engine open at once.")
     retries: int = Field(
         default=2, ge=0, le=10, description="Attempts after a failed one, as long as nothing has been generated."
+    )
+    developer_role: Literal["system", "developer", "user"] = Field(
+        default="system",
+        description="Role that a client's messages of role `developer` are sent with: many models' templates drop or "
+        "refuse `developer`.",
     )
     embedded: Embedded = Field(default_factory=Embedded, description="Used when `engine.kind` is `embedded`.")
 
@@ -312,6 +318,10 @@ class Config(Section):
         "there, and keep what is not set for them; further names start from the prices of `balanced`.",
     )
     default_profile: str = Field(default="balanced", description="The profile of a request that asks for none.")
+    reasoning_effort: ReasoningEffort = Field(
+        default_factory=ReasoningEffort,
+        description="What a request's `reasoning_effort` means when it names no profile and no strategy.",
+    )
     scorers: Mapping[str, ScorerSettings] = Field(
         default_factory=dict[str, ScorerSettings],
         description="Scorers beside the built-in ones, each under a name that strategies can use: see scorers.md.",
@@ -372,6 +382,12 @@ def _conflicts(config: Config) -> Iterator[str]:
             yield f"profiles.{name}.max_total_tokens: more than budgets.cap_total_tokens, {budgets.cap_total_tokens}"
         if (profile.deadline_ms or 0) > budgets.cap_deadline_ms:
             yield f"profiles.{name}.deadline_ms: more than budgets.cap_deadline_ms, {budgets.cap_deadline_ms}"
+    for effort, meaning in config.reasoning_effort:
+        if meaning not in ("auto", *config.profiles):
+            try:
+                StrategySpec.parse(meaning)
+            except ValueError as error:
+                yield f"reasoning_effort.{effort}: no profile ({', '.join(config.profiles)}), and {error}"
     if config.default_profile not in config.profiles:
         yield f"default_profile: no profile {config.default_profile!r}; accepted: {', '.join(config.profiles)}"
     if config.allocator.predictor == "lightgbm" and config.allocator.models_dir is None:

@@ -6,9 +6,8 @@ import asyncio
 import time
 from dataclasses import replace
 
-from strategies.answers import expected_form
 from strategies.sampling import MeteredSampler
-from strategies.types import Answer, Candidate, CutShort, EngineError, Query, Strategy, StrategySpec, Tools
+from strategies.types import Answer, Candidate, CutShort, EngineError, Publish, Query, Strategy, StrategySpec, Tools
 from strategies.voting import Ballot, usable
 
 
@@ -24,8 +23,11 @@ async def run(
     sampler: MeteredSampler,
     *,
     deadline: float,
+    better: Publish | None = None,
 ) -> Answer:
     """Run until the strategy ends or the deadline (monotonic seconds) comes, and return the best answer there is.
+
+    better: told of every answer that is published on the way.
 
     The work on the engine has been stopped when this returns. Raises EngineError if the engine failed before any
     answer, NothingYet if the deadline came before any token.
@@ -35,6 +37,8 @@ async def run(
     def publish(answer: Answer) -> None:
         nonlocal best
         best = answer
+        if better is not None:
+            better(answer)
 
     cut: CutShort = "deadline"
     note = ""
@@ -71,5 +75,5 @@ def _best_so_far(best: Answer | None, candidates: list[Candidate], query: Query,
         return replace(best, winners=winners, cut_short=cut, note=note or best.note)
     if not candidates:
         raise NothingYet("no token had come when the deadline was reached")
-    partial = Ballot.of(candidates, form=expected_form(query)).vote(answers=query.answers)
+    partial = Ballot.to(query).filled(candidates).vote(answers=query.answers)
     return replace(partial, cut_short=cut, note=note)

@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from strategies.answers import expected_form
 from strategies.beams import (
     Beam,
     Steps,
@@ -68,8 +67,7 @@ class _Search:
         # at temperature 0 all continuations are the same: one is enough, and some engines refuse more
         self._width, self._expansion = (1, 1) if query.greedy else (spec.n, spec.expansion)
         self._trees, self._keep = (self._width, 1) if spec.diverse else (1, self._width)
-        self._form = expected_form(query)
-        self._ballot = Ballot(form=self._form)
+        self._ballot = Ballot.to(query)
         self._finished: list[Beam] = []  # in the order of rounds, the best of a round first
         self._cut: list[Beam] = []  # at the end of their length without an answer: they hold no place
         self._scores: dict[int, float] = {}
@@ -124,7 +122,7 @@ class _Search:
                     beam = grown(root, piece, self._steps, self._query)
                     beams.append(beam)
                     if beam.finished and not self._finished:  # should the deadline come before the round has ended
-                        first = Ballot.of([beam.candidate], form=self._form)
+                        first = Ballot.to(self._query).filled([beam.candidate])
                         self._publish(replace(first.elect([beam.candidate]), note=""))
         except EngineError as error:
             return beams, error
@@ -151,7 +149,7 @@ class _Search:
         for beam in done:
             self._ballot.cast(beam.candidate)
         await self._ballot.reconcile(self._tools.equivalence)
-        return survivors(live, self._finished, self._keep)
+        return survivors(live, self._kept, self._keep)
 
     async def _scored(self, done: list[Beam], live: list[Beam]) -> tuple[list[Beam], list[Beam]]:
         """The same beams with their scores, a round's together. Where the scorer fails, with none."""
@@ -194,7 +192,7 @@ class _Search:
         self._failure, self._scores = failure, {}
         self._finished = [scored(beam, None) for beam in self._finished]
         self._cut = [scored(beam, None) for beam in self._cut]
-        self._ballot = Ballot.of([beam.candidate for beam in [*self._finished, *self._cut]], form=self._form)
+        self._ballot = Ballot.to(self._query).filled(beam.candidate for beam in [*self._finished, *self._cut])
 
     async def _ahead(self, done: Sequence[Beam], live: Sequence[Beam]) -> list[Candidate]:
         """What the live beams are scored by: themselves, or with look-ahead what they would say next.
@@ -228,7 +226,7 @@ class _Search:
 
     def _settled(self, live: Sequence[Beam], *, rounds_left: int) -> bool:
         """As many finished beams as answers are wanted that no live beam can overtake: exact, see `beaten`."""
-        best = ranked(self._finished)
+        best = ranked(self._kept)
         if len(best) < self._query.answers or self._failure:
             return False
         by = best[self._query.answers - 1]
@@ -245,7 +243,16 @@ class _Search:
         answers = self._query.answers
         if self._failure and self._finished:
             note = f"the scorer failed ({self._failure}), so the majority vote decided"
-            return replace(self._ballot.vote(answers=answers), note=note)
-        ranking = [beam.candidate for beam in [*ranked(self._finished), *best_first(self._cut), *best_first(live)]]
+            return self._told(self._ballot.vote(answers=answers), note)
+        finished = sorted(ranked(self._finished), key=lambda beam: self._ballot.keeps(beam.candidate), reverse=True)
+        ranking = [beam.candidate for beam in [*finished, *best_first(self._cut), *best_first(live)]]
         note = f"the scorer failed ({self._failure}), so the most probable was kept" if self._failure else ""
-        return replace(self._ballot.elect(ranking, answers=answers), note=note, scores=dict(self._scores))
+        return replace(self._told(self._ballot.elect(ranking, answers=answers), note), scores=dict(self._scores))
+
+    def _told(self, answer: Answer, note: str) -> Answer:
+        return replace(answer, note="; ".join(filter(None, (note, self._ballot.breach(answer.winners)))))
+
+    @property
+    def _kept(self) -> list[Beam]:
+        """The finished beams that break none of the request's demands: only these hold a place."""
+        return [beam for beam in self._finished if self._ballot.keeps(beam.candidate)]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 
-from strategies.answers import expected_form
 from strategies.selection import select
 from strategies.stopping import Verdict, verdict_of
 from strategies.types import Answer, Candidate, Publish, Query, ScorerError, StrategySpec, Tools
@@ -48,7 +47,7 @@ class _Scoring:
         self._stopping = tools.stopping
         self._equivalence = tools.equivalence
         self._publish = publish
-        self._ballot = Ballot(form=expected_form(query))
+        self._ballot = Ballot.to(query)
         self._scores: dict[int, float] = {}
         self._unscored: list[Candidate] = []  # voters that no scorer has been asked about yet
         self._tasks: set[asyncio.Task[None]] = set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from strategies.answers import expected_form
 from strategies.stopping import Verdict, verdict_of
 from strategies.types import Answer, Candidate, Publish, Query, StrategySpec, Tools
 from strategies.voting import Ballot
@@ -13,7 +12,7 @@ from strategies.waves import draw_in_waves
 
 async def majority_vote(query: Query, spec: StrategySpec, tools: Tools, publish: Publish) -> Answer:
     """Draw up to n candidates in waves, count each as it ends, and stop once no more are worth their price."""
-    ballot = Ballot(form=expected_form(query))
+    ballot = Ballot.to(query)
     answer = Answer(winners=())
 
     async def take(candidate: Candidate, under_way: int) -> Verdict:

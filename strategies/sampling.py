@@ -20,7 +20,10 @@ _READ_AHEAD = 64
 class _Draft:
     """One choice while it is being written."""
 
-    __slots__ = ("_content", "_logprobs", "_reasoning", "_text", "_tools", "candidate", "index", "lease")
+    __slots__ = (
+        "_content", "_logprobs", "_reasoning", "_reasoning_name", "_refusal", "_text", "_tools",
+        "candidate", "index", "lease",
+    )  # fmt: skip
 
     def __init__(self, index: int, lease: Lease) -> None:
         self.index = index
@@ -28,6 +31,8 @@ class _Draft:
         self.candidate: Candidate | None = None
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._reasoning_name = "reasoning"
+        self._refusal: list[str] = []
         self._content: list[Any] = []
         self._tools: dict[int, dict[str, Any]] = {}
         self._logprobs: LogprobSummary | None = None
@@ -42,6 +47,9 @@ class _Draft:
             self._text.append(delta.text)
         if delta.reasoning:
             self._reasoning.append(delta.reasoning)
+            self._reasoning_name = delta.reasoning_name
+        if delta.refusal:
+            self._refusal.append(delta.refusal)
         if delta.logprobs is not None:
             self._logprobs = delta.logprobs if self._logprobs is None else self._logprobs + delta.logprobs
         self._content.extend(delta.logprob_content)
@@ -63,6 +71,8 @@ class _Draft:
             index=self.index,
             text="".join(self._text),
             reasoning="".join(self._reasoning),
+            reasoning_name=self._reasoning_name,
+            refusal="".join(self._refusal),
             tool_calls=tuple(self._tools[key] for key in sorted(self._tools)),
             tokens=self.lease.seen,
             finish_reason=finish_reason,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from strategies.answers import Group
 from strategies.types import Answer, Candidate, Rule
-from strategies.voting import Ballot, best_first, rank, usable
+from strategies.voting import Ballot, best_first
 
 
 def select(ballot: Ballot, *, rule: Rule, answers: int = 1, power: float = 1.0) -> Answer:
@@ -19,9 +19,7 @@ def select(ballot: Ballot, *, rule: Rule, answers: int = 1, power: float = 1.0) 
     groups = ballot.groups
     if rule == "naive":
         ranking = best_first([c for g in groups for c in g.members])
-        ranked = {c.index for c in ranking}
-        ranking += [c for c in usable(ballot.candidates) if c.index not in ranked]
-        return ballot.elect(ranking, answers=answers)
+        return ballot.elect(ballot.completed(ranking), answers=answers)
     if rule == "weighted":
         worth: Callable[[Candidate], float] = _score
     else:
@@ -31,7 +29,7 @@ def select(ballot: Ballot, *, rule: Rule, answers: int = 1, power: float = 1.0) 
     def total(group: Group) -> float:
         return sum(worth(candidate) for candidate in group.members)
 
-    return ballot.elect(rank(sorted(groups, key=total, reverse=True), ballot.candidates), answers=answers)
+    return ballot.elect(ballot.rank(sorted(groups, key=total, reverse=True)), answers=answers)
 
 
 def _score(candidate: Candidate) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import replace
 
-from strategies.answers import expected_form
 from strategies.stopping import verdict_of
 from strategies.types import Answer, Candidate, Publish, Query, StrategySpec, Tools
 from strategies.voting import Ballot
@@ -19,8 +18,8 @@ async def single(query: Query, spec: StrategySpec, tools: Tools, publish: Publis
         async for candidate in stream:
             finished.append(candidate)
             ordered = tuple(sorted(finished, key=lambda c: c.index))
-            ballot = Ballot.of(ordered[:1], form=expected_form(query))  # of several answers, it tells of the first
-            answer = Answer(winners=ordered, candidates=len(finished))
+            ballot = Ballot.to(query).filled(ordered[:1])  # of several answers, it tells of the first
+            answer = Answer(winners=ordered, candidates=len(finished), note=ballot.breach(ordered))
             answer = replace(answer, confidence=verdict_of(tools.stopping, ballot.poll(answer, cap=1)).confidence)
             publish(answer)
     return answer

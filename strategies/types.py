@@ -218,6 +218,8 @@ class Delta:
     index: int  # choice within the call
     text: str = ""
     reasoning: str = ""
+    reasoning_name: str = "reasoning"  # what the engine calls it: reasoning, or reasoning_content
+    refusal: str = ""
     tool_calls: Sequence[Json] = ()  # OpenAI tool-call deltas
     tokens: int = 0  # completion tokens in this piece
     logprobs: LogprobSummary | None = None
@@ -237,6 +239,8 @@ class Candidate:
     tokens: int
     finish_reason: str | None  # None: cut before the engine finished it
     reasoning: str = ""
+    reasoning_name: str = "reasoning"
+    refusal: str = ""
     tool_calls: Sequence[Json] = ()
     logprobs: LogprobSummary | None = None
     logprob_content: Sequence[Json] = ()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from strategies.answers import Extracted, Group, answer_of, group
+from strategies.answers import Demands, Extracted, Group, answer_of, demands_of, expected_form, group
 from strategies.consensus import UNRELATED, Likeness, is_open
 from strategies.equivalence import Spellings
 from strategies.stopping import Poll, Vote
-from strategies.types import Answer, Candidate, Equivalence
+from strategies.types import Answer, Candidate, Equivalence, Query
 
 
 def quality(candidate: Candidate) -> tuple[float, float, int]:
@@ -30,20 +30,17 @@ def usable(candidates: Sequence[Candidate]) -> list[Candidate]:
     )
 
 
-def rank(groups: Sequence[Group], candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The best of every group in the groups' order, then the groups' other members, then those that cast no vote."""
-    ordered = [best_first(g.members) for g in groups]
-    ranking = [members[0] for members in ordered] + [c for members in ordered for c in members[1:]]
-    voted = {c.index for c in ranking}
-    return ranking + [c for c in usable(candidates) if c.index not in voted]
-
-
 class Ballot:
-    """Candidates with the answers they give. Each is read once, when cast, however often the votes are counted."""
+    """Candidates with the answers they give. Each is read once, when cast, however often the votes are counted.
 
-    def __init__(self, *, form: str | None) -> None:
+    Those that break the request's demands have no vote. Only if nobody else has one do they vote among themselves.
+    """
+
+    def __init__(self, *, form: str | None, demands: Demands | None = None) -> None:
         """`form`: see `strategies.answers.expected_form`."""
         self._form = form
+        self._demands = demands or Demands()
+        self._broken: dict[int, str] = {}  # candidate's index -> the demand that it breaks
         self._cast: list[tuple[Candidate, Extracted | None]] = []
         self._spellings = Spellings()
         self._texts: list[Candidate] = []  # those that `_likeness` compares
@@ -51,21 +48,41 @@ class Ballot:
 
     @classmethod
     def of(cls, candidates: Iterable[Candidate], *, form: str | None) -> Ballot:
-        ballot = cls(form=form)
+        return cls(form=form).filled(candidates)
+
+    @classmethod
+    def to(cls, query: Query) -> Ballot:
+        """For the answers to one query, with its form and its demands."""
+        return cls(form=expected_form(query), demands=demands_of(query))
+
+    def filled(self, candidates: Iterable[Candidate]) -> Ballot:
         for candidate in candidates:
-            ballot.cast(candidate)
-        return ballot
+            self.cast(candidate)
+        return self
 
     def cast(self, candidate: Candidate) -> bool:
         """Whether it gives an answer that votes."""
         answer = answer_of(candidate, form=self._form)
         self._cast.append((candidate, answer))
-        if answer is not None:
-            self._spellings.add(answer)
-        if answer is not None and answer.form == "text" and is_open(candidate.text):
+        broken = self._demands.broken(candidate) if candidate.finished else None
+        if broken is not None:
+            self._broken[candidate.index] = broken
+        if answer is None:
+            return False
+        self._spellings.add(answer)
+        if broken is None and answer.form == "text" and is_open(candidate.text):
             self._texts.append(candidate)
             self._likeness.add(candidate.text)
-        return answer is not None
+        return broken is None
+
+    def keeps(self, candidate: Candidate) -> bool:
+        """Whether a candidate that has been cast breaks no demand."""
+        return candidate.index not in self._broken
+
+    def breach(self, winners: Sequence[Candidate]) -> str:
+        """A sentence if the first of them breaks a demand, because none keeps to all; else nothing."""
+        broken = self._broken.get(winners[0].index) if winners else None
+        return f"no candidate keeps to what was asked for: {broken}" if broken else ""
 
     async def reconcile(self, equivalence: Equivalence | None) -> None:
         """Find out which of the answers cast since the last time equal others in spite of their spelling, so that they
@@ -76,8 +93,8 @@ class Ballot:
     def scored(self, scores: Mapping[int, float]) -> Ballot:
         """The same candidates, none read again, with the scores of those that have one, by index. To be ranked by them:
         it does not compare open texts."""
-        ballot = Ballot(form=self._form)
-        ballot._spellings = self._spellings
+        ballot = Ballot(form=self._form, demands=self._demands)
+        ballot._spellings, ballot._broken = self._spellings, self._broken
         ballot._cast = [(replace(c, score=scores.get(c.index)), found) for c, found in self._cast]
         return ballot
 
@@ -88,7 +105,23 @@ class Ballot:
     @property
     def groups(self) -> list[Group]:
         """Equal answers, the largest group first. Blank and cut candidates are in none."""
-        return group(self._cast, self._spellings.stands)
+        return self._kept or group(self._cast, self._spellings.stands)
+
+    @property
+    def _kept(self) -> list[Group]:
+        """Those of candidates that keep to the demands."""
+        return group([pair for pair in self._cast if self.keeps(pair[0])], self._spellings.stands)
+
+    def completed(self, ranking: Sequence[Candidate]) -> list[Candidate]:
+        """A ranking of those that vote, and behind it the others; of the finished, those that break a demand last."""
+        ranked = {candidate.index for candidate in ranking}
+        rest = [candidate for candidate in usable(self.candidates) if candidate.index not in ranked]
+        return [*ranking, *sorted(rest, key=lambda c: (c.finished, self.keeps(c)), reverse=True)]
+
+    def rank(self, groups: Sequence[Group]) -> list[Candidate]:
+        """The best of every group in the groups' order, then the groups' other members, then those without a vote."""
+        ordered = [best_first(g.members) for g in groups]
+        return self.completed([members[0] for members in ordered] + [c for members in ordered for c in members[1:]])
 
     def elect(self, ranking: Sequence[Candidate], *, answers: int = 1) -> Answer:
         """The first `answers` of a ranking, with the votes.
@@ -104,7 +137,7 @@ class Ballot:
             agreement=len(own.members) / cast if own is not None else None,
             votes={g.value: len(g.members) for g in groups},
             candidates=len(self._cast),
-            note="" if groups else "no candidate gave an answer that could vote",
+            note=self.breach(ranking[:1]) or ("" if groups else "no candidate gave an answer that could vote"),
         )
 
     def poll(
@@ -117,8 +150,11 @@ class Ballot:
         verified: bool = False,
         scores: Mapping[int, float] | None = None,
     ) -> Poll:
-        """The candidates as a checkpoint sees them, see `Poll`. answer: elected by them; scores: by indices."""
-        number = {c.index: i for i, g in enumerate(self.groups) for c in g.members}
+        """The candidates as a checkpoint sees them, see `Poll`. answer: elected by them; scores: by indices.
+
+        One that breaks a demand is none to stop at, however many agree with it.
+        """
+        number = {c.index: i for i, g in enumerate(self._kept) for c in g.members}
         known = scores or {}
         return Poll(
             votes=[Vote(answer=number.get(c.index), tokens=c.tokens, score=known.get(c.index)) for c, _ in self._cast],
@@ -136,17 +172,17 @@ class Ballot:
         voters = sum(len(each.members) for each in groups)
         if len(self._texts) > 2 and len(groups) == len(self._texts) == voters:
             return self._consensus(answers)
-        return self.elect(rank(groups, self.candidates), answers=answers)
+        return self.elect(self.rank(groups), answers=answers)
 
     def _consensus(self, answers: int) -> Answer:
         """The text most like the others first, and a note that says how alike they are."""
         means = self._likeness.means()
         order = sorted(range(len(means)), key=lambda i: (-means[i], self._texts[i].index))
         texts = [self._texts[i] for i in order]
-        compared = {candidate.index for candidate in texts}
-        rest = [candidate for candidate in usable(self.candidates) if candidate.index not in compared]
         likeness = means[order[0]]
         said = "no two answers are equal: this one is most like the others"
         if likeness < UNRELATED:
             said = "there is no consensus: the answers have little in common"
-        return replace(self.elect([*texts, *rest], answers=answers), note=f"{said} (mean similarity {likeness:.2f})")
+        return replace(
+            self.elect(self.completed(texts), answers=answers), note=f"{said} (mean similarity {likeness:.2f})"
+        )

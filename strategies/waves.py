@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -47,6 +48,7 @@ async def draw_in_waves(
             while (drawn := await draws.next(until=until if to_ask else None)) is not None:
                 under_way -= 1
                 verdict = await take(drawn.candidate, under_way)
+                await asyncio.sleep(0)  # reading an answer can take milliseconds: others have their turn in between
                 if verdict.stop is not None:
                     return Drawing(stop=verdict.stop)
                 size = verdict.wave or size

@@ -47,6 +47,7 @@ class Piece:
     text: str = ""
     tokens: int = 1
     reasoning: str = ""
+    refusal: str = ""
     tool_calls: Sequence[Json] = ()
     after: asyncio.Event | None = None
 
@@ -95,6 +96,7 @@ class Dialect:
     keep_alive: bool = True
     max_n: int | None = None
     strict: bool = False  # vLLM's refusals
+    reasoning: str = "reasoning"  # what it calls it
 
 
 VLLM = Dialect(
@@ -112,6 +114,7 @@ LLAMA_CPP = Dialect(
     verbose=True,
     continues=True,
     keep_alive=False,
+    reasoning="reasoning_content",
     finish_apart=True,
     max_n=4,
 )
@@ -400,7 +403,9 @@ async def _events(exchange: Exchange, replies: Sequence[Reply], *, limited: bool
             request.tokens += piece.tokens
             delta: Json = {"content": piece.text} if piece.text else {}
             if piece.reasoning:
-                delta["reasoning"] = piece.reasoning
+                delta[exchange.engine.dialect.reasoning] = piece.reasoning
+            if piece.refusal:
+                delta["refusal"] = piece.refusal
             if piece.tool_calls:
                 delta["tool_calls"] = list(piece.tool_calls)
             yield chunk(index, delta, writer, logprobs=_logprobs(piece, body))

@@ -21,6 +21,11 @@ def finish_reason(candidate: Candidate) -> str:
     return "tool_calls" if candidate.tool_calls and reason == "stop" else reason
 
 
+def stop_reason(candidate: Candidate) -> dict[str, Any]:
+    """Which stop string or token ended it, where the engine tells (vLLM)."""
+    return {} if candidate.stop_reason is None else {"stop_reason": candidate.stop_reason}
+
+
 def usage(outcome: Outcome) -> dict[str, Any]:
     """Everything generated counts; what was not returned is shown as reasoning tokens."""
     return {
@@ -34,7 +39,9 @@ def usage(outcome: Outcome) -> dict[str, Any]:
 def message(candidate: Candidate) -> dict[str, Any]:
     body: dict[str, Any] = {"role": "assistant", "content": candidate.text}
     if candidate.reasoning:
-        body["reasoning"] = candidate.reasoning
+        body[candidate.reasoning_name] = candidate.reasoning
+    if candidate.refusal:
+        body |= {"content": candidate.text or None, "refusal": candidate.refusal}
     if candidate.tool_calls:
         body |= {"content": candidate.text or None, "tool_calls": list(candidate.tool_calls)}
     return body
@@ -60,6 +67,7 @@ def completion(outcome: Outcome, query: Query, extra: Mapping[str, Any], *, crea
             "logprobs": {"content": trimmed(candidate.logprob_content, query.top_logprobs), "refusal": None}
             if query.logprobs
             else None,
+            **stop_reason(candidate),
         }
         for place, candidate in enumerate(outcome.answer.winners)
     ]

@@ -20,8 +20,9 @@ from httpx_aiohttp import AiohttpTransport
 from server.backends.calls import CallStats, Meter
 from server.backends.profile import OTHER, EngineProfile, probe
 from server.backends.wire import BROKEN, error_event, events, parsed, refusal
-from strategies.types import Delta, EngineError, Query
+from strategies.types import Delta, EngineError, Json, Query
 
+_LARGE = 256 * 1024  # bytes of a request's body that are sent at once
 _RETRYABLE = frozenset({429, 502, 503, 504})
 
 
@@ -194,10 +195,12 @@ class OpenAIEngine:
             body |= {"logprobs": True, "top_logprobs": max(top_logprobs, 1)}
         if stop:
             asked = cast("str | list[str]", body.get("stop") or [])
-            body["stop"] = [*([asked] if isinstance(asked, str) else asked), *stop]
+            asked = [asked] if isinstance(asked, str) else asked
+            room = len(stop) if profile.max_stops is None else max(0, profile.max_stops - len(asked))
+            body["stop"] = [*asked, *stop[:room]]
             body |= profile.tell_stop
         if prefix:
-            body["messages"].append({"role": "assistant", "content": prefix})
+            body["messages"] = _continued(query, prefix, profile)
             body |= profile.continuation
         return body
 
@@ -224,7 +227,13 @@ class OpenAIEngine:
         raise EngineError("the engine could not be asked", status=503)
 
     async def _try(self, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
-        request = self._client.build_request("POST", "/v1/chat/completions", content=content, headers=headers)
+        large = len(content) > _LARGE  # images: in one piece they would hold up the event loop, and aiohttp warns
+        request = self._client.build_request(
+            "POST",
+            "/v1/chat/completions",
+            content=_pieces(content) if large else content,
+            headers={**headers, "content-length": str(len(content))},
+        )
         try:
             async with asyncio.timeout(self._settings.first_token_timeout):
                 response = await self._client.send(request, stream=True)
@@ -288,6 +297,21 @@ class OpenAIEngine:
             raise
         if pending is not None:
             yield pending
+
+
+async def _pieces(content: bytes) -> AsyncGenerator[bytes, None]:
+    for at in range(0, len(content), _LARGE):
+        yield content[at : at + _LARGE]
+
+
+def _continued(query: Query, prefix: str, profile: EngineProfile) -> list[Json]:
+    """The messages and what the assistant has said since: in its last message, where the engine goes on with that."""
+    *before, last = query.messages
+    said = last.get("content")
+    goes_on = query.sampling.get("continue_final_message") or not profile.continuation
+    if goes_on and last.get("role") == "assistant" and isinstance(said, str):
+        return [*before, {**last, "content": said + prefix}]
+    return [*query.messages, {"role": "assistant", "content": prefix}]
 
 
 def _was_connected(error: httpx.HTTPError) -> bool:

@@ -22,6 +22,7 @@ class EngineProfile:
     stream_options: Mapping[str, Any] = field(default_factory=lambda: {"include_usage": True})
     continuation: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that continue the last message
     tell_stop: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that make it name the stop string
+    max_stops: int | None = None  # stop strings a call may have; the ends of a beam search's steps come last
     headers: Mapping[str, str] = field(default_factory=dict[str, str])  # sent with every call
 
 
@@ -39,7 +40,7 @@ LLAMA_CPP = EngineProfile(
     tell_stop={"verbose": True},
     headers={"connection": "close"},  # it announces keep-alive and closes after a stream all the same
 )
-OTHER = EngineProfile(name="openai")
+OTHER = EngineProfile(name="openai", max_stops=4)
 _PATIENCE = 10.0  # seconds; the probe is asked again, so there is no use in waiting as long as for an answer
 _BY_OWNER = {"vllm": VLLM, "llamacpp": LLAMA_CPP}
 

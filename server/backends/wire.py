@@ -103,18 +103,21 @@ def _delta(
     piece = cast("dict[str, Any]", choice.get("delta") or {})
     content = cast("list[dict[str, Any]]", cast("dict[str, Any]", choice.get("logprobs") or {}).get("content") or [])
     text = _text(piece.get("content"))
-    reasoning = _text(piece.get("reasoning")) or _text(piece.get("reasoning_content"))
+    name = "reasoning" if piece.get("reasoning") else "reasoning_content"
+    reasoning, refusal = _text(piece.get(name)), _text(piece.get("refusal"))
     tool_calls = _tool_calls(piece.get("tool_calls"))
     before = counted.get(index, 0)
     if running_total is not None:
         tokens = max(0, running_total - before)
     else:
-        tokens = len(content) or (1 if text or reasoning or tool_calls else 0)
+        tokens = len(content) or (1 if text or reasoning or refusal or tool_calls else 0)
     counted[index] = before + tokens
     return Delta(
         index=index,
         text=text,
         reasoning=reasoning,
+        reasoning_name=name if reasoning else "reasoning",
+        refusal=refusal,
         tool_calls=tool_calls,
         tokens=tokens,
         logprobs=summarise(content) if content else None,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from strategies.answers.demands import Demands, demands_of
 from strategies.answers.maths import comparable, latex
 from strategies.answers.numbers import number
 from strategies.answers.pattern import find
@@ -19,7 +20,17 @@ from strategies.answers.reading import SHORT, boxed, canonical_json, choice, cod
 from strategies.answers.spelling import ends_as_maths, marked, operated, plain, tidy, unlatex
 from strategies.types import Candidate
 
-__all__ = ["Extracted", "Group", "answer_of", "comparable", "expected_form", "extract", "group"]
+__all__ = [
+    "Demands",
+    "Extracted",
+    "Group",
+    "answer_of",
+    "comparable",
+    "demands_of",
+    "expected_form",
+    "extract",
+    "group",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,23 +118,25 @@ def extract(text: str, *, form: str | None = None) -> Extracted | None:
 
 
 def answer_of(candidate: Candidate, *, form: str | None) -> Extracted | None:
-    """One candidate's answer: its tool calls in order if it made any, else its text. A cut candidate abstains.
+    """One candidate's answer: its tool calls if it made any, else its text. A cut candidate abstains.
 
-    Calls are equal if their names and arguments, as JSON values, are. Arguments that are not JSON count as written.
+    Calls are equal if their names and arguments, as JSON values, are, in whatever order: they are made side by side.
+    Arguments that are not JSON count as written.
     """
     if not candidate.finished:
         return None
     if not candidate.tool_calls:
         return extract(candidate.text, form=form)
-    calls: list[dict[str, Any]] = []
+    calls: list[str] = []
     for call in candidate.tool_calls:
         function: Any = call.get("function")
         described = cast("Mapping[str, Any]", function) if isinstance(function, Mapping) else call
         arguments: Any = described.get("arguments")
         raw = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, default=str)
         value = canonical_json(raw.strip() or "{}")
-        calls.append({"name": described.get("name"), "arguments" if value is not None else "raw": value or raw})
-    return Extracted(value=json.dumps(calls, sort_keys=True, default=str), form="tool_calls")
+        called = {"name": described.get("name"), "arguments" if value is not None else "raw": value or raw}
+        calls.append(json.dumps(called, sort_keys=True, default=str))
+    return Extracted(value=f"[{', '.join(sorted(calls))}]", form="tool_calls")
 
 
 def group(read: Iterable[tuple[Candidate, Extracted | None]], standing: Mapping[str, str] | None = None) -> list[Group]:

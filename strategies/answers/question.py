@@ -27,15 +27,20 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
 def expected_form(query: Query) -> str | None:
     """The form of answer a request asks for, None if it does not say.
 
-    "pattern:..." is the client's own `answer_pattern`; "json" by response_format; "choice" by lettered options in the
-    last user message: "A) ... B) ..." or "(A) ... (B) ..." anywhere, or "A. ..." and "B. ..." at the start of lines;
-    "code" if that message asks to write some. Tools on offer say nothing: whether a candidate called one is seen from
-    the candidate.
+    "pattern:..." is the client's own `answer_pattern`; "json" by response_format or structured_outputs; "choice" by
+    lettered options in the last user message: "A) ... B) ..." or "(A) ... (B) ..." anywhere, or "A. ..." and "B. ..."
+    at the start of lines; "code" if that message asks to write some. Tools on offer say nothing: whether a candidate
+    called one is seen from the candidate.
     """
     if query.answer_pattern is not None:
         return PATTERN + query.answer_pattern
     wanted: Any = query.sampling.get("response_format")
     if isinstance(wanted, Mapping) and cast("Any", wanted).get("type") in ("json_object", "json_schema"):
+        return "json"
+    structured: Any = query.sampling.get("structured_outputs")
+    if isinstance(structured, Mapping) and any(
+        cast("Any", structured).get(key) not in (None, False) for key in ("json", "json_object")
+    ):
         return "json"
     question = _question(query.messages)
     if _offers_letters(question):

@@ -126,14 +126,14 @@ def choice(text: str) -> str | None:
     return next((letters.pop() for letters in (led & {last}, led, named) if len(letters) == 1), None)
 
 
-def _whole(digits: str) -> float | int:
+def whole(digits: str) -> float | int:
     value = float(digits)
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 def canonical_json(text: str) -> str | None:
     try:
-        value = json.loads(text, parse_float=_whole)
+        value = json.loads(text, parse_float=whole)
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (ValueError, RecursionError):
         return None

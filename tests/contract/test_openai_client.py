@@ -453,7 +453,7 @@ def test_an_unknown_model_is_not_found(client: OpenAI) -> None:
         ({"extra_body": asks("auto", token_price=-0.1)}, "apportion.token_price"),
         ({"extra_body": asks("auto", profile="gold")}, "apportion.profile"),
         ({"extra_body": asks("auto", include=["everything"])}, "apportion.include.0"),
-        ({"extra_headers": {"x-apportion-strategy": "best_guess@3"}}, "apportion.strategy"),
+        ({"extra_headers": {"x-apportion-strategy": "best_guess@3"}}, "x-apportion-strategy"),
         ({"extra_headers": {"x-apportion-deadline-ms": "soon"}}, "x-apportion-deadline-ms"),
         ({"extra_headers": {"x-apportion-max-total-tokens": "0"}}, "x-apportion-max-total-tokens"),
     ],

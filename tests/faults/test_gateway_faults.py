@@ -11,20 +11,15 @@ import asyncio
 import json
 import logging
 import socket
-import ssl
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
 import stamina
-import uvicorn
 
-from server.app import create_app
-from server.config import Config
-from server.gateway import Gateway
 from tests.fake_engine import (
     LLAMA_CPP,
     VLLM,
@@ -48,6 +43,7 @@ from tests.fake_engine import (
     within,
     words,
 )
+from tests.serving import Served, body, error_of, events_of, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -55,8 +51,6 @@ DIALECTS = pytest.mark.parametrize("dialect", [VLLM, LLAMA_CPP], ids=["vllm", "l
 STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 SEVEN = words("\\boxed{7}")
 EIGHT = words("\\boxed{8}")
-NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, but httpx would read all certificates for every client
-NO_ALGEBRA = {"maths": "never"}  # its process takes longer to start than most tests here
 NEVER = 5.0  # seconds: far more than a cut at 0.5 s takes, far less than the engine's time-outs
 
 
@@ -73,90 +67,6 @@ def _no_waiting() -> Iterator[None]:
         yield
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.stopped = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        """Signals are the test run's."""
-        yield
-
-    async def main_loop(self) -> None:
-        """Ends when told to, not at the next tenth of a second."""
-        await self.on_tick(0)
-        await self.stopped.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Without the tenth of a second that is meant for connections: there are none any more."""
-        for listener in self.servers:
-            listener.close()
-            await listener.wait_closed()
-        await self.lifespan.shutdown()
-
-
-class Served:
-    """A gateway that listens, and a client of it."""
-
-    def __init__(self, gateway: Gateway, port: int, client: httpx.AsyncClient) -> None:
-        self.gateway = gateway
-        self.port = port
-        self.client = client
-
-    async def chat(
-        self, strategy: str = "single", *, headers: Mapping[str, str] | None = None, **fields: Any
-    ) -> httpx.Response:
-        return await self.client.post("/v1/chat/completions", json=body(strategy, **fields), headers=headers)
-
-    async def idle(self) -> None:
-        """No request in flight, no sequence on the engine, as the metrics say too."""
-        await until(lambda: self.gateway.in_flight == 0 and self.gateway.engine.running == 0, "being idle")
-        page = (await self.client.get("/metrics")).text
-        assert "\napportion_requests_in_flight 0.0\n" in page
-        assert "\napportion_engine_running_sequences 0.0\n" in page
-
-
-def body(strategy: str = "single", *, content: str = "How much is 3 + 4?", **fields: Any) -> dict[str, Any]:
-    """A request's body. apportion: beside the strategy."""
-    own = {"strategy": strategy, **fields.pop("apportion", {})}
-    return {"messages": [{"role": "user", "content": content}], "apportion": own, **fields}
-
-
-@asynccontextmanager
-async def serving(url: str, *, ready: bool = True, **sections: Mapping[str, Any]) -> AsyncGenerator[Served, None]:
-    """A gateway for an engine; sections: of the configuration."""
-    engine = {"url": url, **sections.get("engine", {})}
-    config = Config.model_validate({"answers": NO_ALGEBRA, **sections, "engine": engine})
-    app = create_app(config)
-    server = _Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None, access_log=False))
-    task = asyncio.create_task(server.serve())
-    try:
-        await until(lambda: server.started or task.done(), "the start of the gateway")
-        gateway = cast("Gateway", app.state.gateway)
-        if ready:
-            await until(lambda: gateway.ready, "the probe of the engine")
-        port = int(server.servers[0].sockets[0].getsockname()[1])
-        url = f"http://127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False, verify=NO_TLS) as client:
-            served = Served(gateway, port, client)
-            yield served
-            await served.idle()
-        await until(lambda: not server.server_state.connections, "the client's leaving")
-    finally:
-        server.stopped.set()
-        await within(task)
-
-
-def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error object, in OpenAI's shape."""
-    assert response.headers["content-type"].startswith("application/json")
-    content = response.json()
-    assert set(content) == {"error"}
-    assert set(content["error"]) == {"message", "type", "param", "code"}
-    return content["error"]
-
-
 def answer_of(response: httpx.Response) -> str | None:
     assert response.status_code == 200, response.text
     return response.json()["choices"][0]["message"]["content"]
@@ -164,19 +74,6 @@ def answer_of(response: httpx.Response) -> str | None:
 
 def cut_of(response: httpx.Response) -> str | None:
     return response.json()["apportion"]["cut_short"]
-
-
-def events_of(text: str) -> list[Any]:
-    """The events of a stream, checked for what the OpenAI SDKs can't take. [DONE] as a string."""
-    assert text.endswith("\n\n")
-    events: list[Any] = []
-    for block in text.removesuffix("\n\n").split("\n\n"):
-        for line in block.split("\n"):
-            assert line.startswith(("data: ", ":")), f"not for the SDKs: {line!r}"
-            if line.startswith("data: "):
-                shown = line.removeprefix("data: ")
-                events.append(shown if shown == "[DONE]" else json.loads(shown))
-    return events
 
 
 def streamed_text(events: Sequence[Any]) -> str:

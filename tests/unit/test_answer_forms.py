@@ -101,7 +101,7 @@ def test_the_clients_pattern_comes_before_every_other_form() -> None:
 def test_a_bad_pattern_is_refused_with_what_is_wrong_with_it(pattern: str, problem: str) -> None:
     body = {"messages": [{"role": "user", "content": "?"}], "apportion": {"answer_pattern": pattern}}
     with pytest.raises(ApiError) as caught:
-        to_query(parse(body), {}, Config(), id="q", default_model="m", arrived=0.0)
+        to_query(parse(body), {}, Config(), id="q", models=["m"], arrived=0.0)
     assert caught.value.status == 400
     assert problem in str(caught.value)
     assert "answer_pattern" in str(caught.value)
@@ -109,7 +109,7 @@ def test_a_bad_pattern_is_refused_with_what_is_wrong_with_it(pattern: str, probl
 
 def test_a_good_pattern_reaches_the_query_and_not_the_engine() -> None:
     body = {"messages": [{"role": "user", "content": "?"}], "apportion": {"answer_pattern": r"= (\d+)"}}
-    query = to_query(parse(body), {}, Config(), id="q", default_model="m", arrived=0.0)
+    query, _ = to_query(parse(body), {}, Config(), id="q", models=["m"], arrived=0.0)
     assert query.answer_pattern == r"= (\d+)"
     assert not query.sampling
 

@@ -598,3 +598,25 @@ def test_a_beam_carries_what_its_steps_add_up_to() -> None:
     assert (first.done, first.candidate.finish_reason) == (False, None)
     assert (whole.done, whole.tree, whole.candidate.text, whole.candidate.tokens) == (True, 3, "a\n\nb", 5)
     assert (whole.candidate.reasoning, whole.candidate.index, whole.finished) == ("xy", 5, True)
+
+
+# What the request demands
+
+JSON_OBJECT = ask(sampling={"response_format": {"type": "json_object"}})
+
+
+async def test_a_beam_that_breaks_what_was_asked_for_never_wins_and_holds_no_place() -> None:
+    """The more probable one is no JSON; the other has its place to come to an end in."""
+    script = {"": [says("no JSON", mean=-0.1), step('{"a":', mean=-1)], '{"a":\n\n': [says("1}", mean=-1)] * 2}
+    search = Search("beam_search@1x2", script, JSON_OBJECT)
+    answer = await search.run()
+    assert best(answer) == '{"a":\n\n1}'
+    assert not answer.note
+    assert search.prefixes == ["", '{"a":\n\n']
+
+
+async def test_where_every_beam_breaks_it_the_best_is_returned_and_the_note_says_so() -> None:
+    search = Search("beam_search@1x2", {"": [says("no JSON", mean=-1), says("nor this", mean=-2)]}, JSON_OBJECT)
+    answer = await search.run()
+    assert best(answer) == "no JSON"
+    assert answer.note == "no candidate keeps to what was asked for: the text is not JSON"
