@@ -1,0 +1,106 @@
+"""POST /v1/responses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server.api.endpoint import answered
+from server.api.request import ChatRequest
+from server.api.responses.output import Event, Output, delta_of
+from server.api.responses.request import ResponsesRequest, as_chat, read
+from server.api.responses.response import begun, ended, failed, status
+from server.api.stream import comment
+from server.api.work import Progress, Quiet, Work
+from server.errors import ApiError, error_body
+from strategies.types import Delta, Outcome
+
+router = APIRouter()
+
+
+@router.post("/v1/responses")
+async def responses(request: Request) -> Response:
+    """Decide, run, answer."""
+    return await answered(request, _shape, prefix="resp_")
+
+
+def _shape(body: object) -> Responses:
+    asked = read(body)
+    return Responses(asked=asked, request=as_chat(asked))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Responses:
+    """Implements `server.api.endpoint.Shape`."""
+
+    asked: ResponsesRequest
+    request: ChatRequest  # the same as a chat
+
+    def whole(self, work: Work, outcome: Outcome) -> Mapping[str, Any]:
+        output = self._output()
+        _say(output, outcome)
+        output.end(status(outcome))
+        return ended(begun(self.asked, work), work, outcome, output.items, now=int(time.time()))
+
+    async def events(self, work: Work) -> AsyncGenerator[bytes, None]:
+        """`single` is passed on as it comes; what is chosen among several candidates comes when it has been chosen."""
+        response, output, sent = begun(self.asked, work), self._output(), _Numbered()
+        start: list[Event] = [{"type": f"response.{kind}", "response": response} for kind in ("created", "in_progress")]
+        try:
+            async for event in work.events():
+                sign = b""
+                match event:
+                    case Delta():
+                        told = output.add(event)
+                    case Progress():
+                        told = output.add(Delta(index=0, reasoning=f"{event}\n"))
+                    case Quiet():
+                        told, sign = [], comment("waiting")
+                    case Outcome():
+                        told = [] if work.live else _say(output, event)
+                        told += output.end(status(event))
+                        last = ended(response, work, event, output.items, now=int(time.time()))
+                        told.append({"type": f"response.{last['status']}", "response": last})
+                if written := sent.all([*start, *told]) + sign:
+                    start = []
+                    yield written
+        except ApiError as error:
+            if start:
+                raise
+            yield sent.all([_error(error), {"type": "response.failed", "response": failed(response, error)}])
+
+    def _output(self) -> Output:
+        return Output(top_logprobs=self.asked.logprobs, summary=self.asked.summary is not None)
+
+
+def _say(output: Output, outcome: Outcome) -> list[Event]:
+    winners = outcome.answer.winners if outcome.answer is not None else ()
+    return output.add(delta_of(winners[0])) if winners else []
+
+
+def _error(error: ApiError) -> Event:
+    """As the reference documents it, and as OpenAI sends it, which is what the SDKs raise: with an object `error`."""
+    inner: dict[str, Any] = orjson.loads(error_body(error))["error"]
+    return {**inner, "type": "error", "error": inner}
+
+
+class _Numbered:
+    """Writes events, each with its name and its number in the stream."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def all(self, events: Iterable[Event]) -> bytes:
+        written: list[bytes] = []
+        for event in events:
+            body = orjson.dumps({**event, "sequence_number": self._number})
+            written.append(b"event: " + event["type"].encode() + b"\ndata: " + body + b"\n\n")
+            self._number += 1
+        return b"".join(written)

@@ -1,0 +1,66 @@
+"""Tools of the Responses API as a chat's: flat there, in an object `function` here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from server.errors import InvalidRequest
+
+Json = Mapping[str, Any]
+Choice = str | Json | None
+_FUNCTION = ("name", "description", "parameters", "strict")
+_NOT_HERE = ("async", "defer_loading")
+
+
+def tools_of(tools: Sequence[Json], choice: Choice) -> tuple[list[Json], Choice]:
+    """The functions, and which of them is to be called. Raises ApiError 400 for what is not a function.
+
+    A choice of allowed tools leaves the others out: engines know no such choice.
+    """
+    functions = {tool["name"]: _function(tool) for place, tool in enumerate(tools) if _checked(tool, f"tools[{place}]")}
+    if choice is None or isinstance(choice, str):
+        return list(functions.values()), choice
+    match choice.get("type"):
+        case "function":
+            return list(functions.values()), {"type": "function", "function": {"name": choice.get("name")}}
+        case "allowed_tools":
+            allowed, mode = choice.get("tools"), choice.get("mode")
+            if mode not in ("auto", "required") or not isinstance(allowed, list) or not allowed:
+                raise _no_choice("allowed_tools needs a mode, 'auto' or 'required', and tools")
+            named = [_named(tool, functions) for tool in cast("list[object]", allowed)]
+            return [functions[name] for name in dict.fromkeys(named)], mode
+        case kind:
+            raise _no_choice(f"the type {str(kind)[:40]!r} is not supported: known are function and allowed_tools")
+
+
+def _checked(tool: Json, where: str) -> bool:
+    """True. Raises ApiError 400."""
+    if (kind := tool.get("type")) != "function":
+        raise InvalidRequest(
+            f"tools of the type {str(kind)[:40]!r} are not supported: only functions are, which the client runs itself",
+            param=f"{where}.type",
+            code="unsupported_value",
+        )
+    if not isinstance(tool.get("name"), str) or not tool["name"]:
+        raise InvalidRequest("a function needs a name", param=f"{where}.name")
+    for name in _NOT_HERE:
+        if tool.get(name):
+            raise InvalidRequest(f"{name} is not supported", param=f"{where}.{name}", code="unsupported_value")
+    return True
+
+
+def _function(tool: Json) -> Json:
+    return {"type": "function", "function": {key: tool[key] for key in _FUNCTION if tool.get(key) is not None}}
+
+
+def _named(tool: object, functions: Mapping[str, Any]) -> str:
+    """The function that is meant. Raises ApiError 400 when there is none."""
+    name = cast("Json", tool).get("name") if isinstance(tool, Mapping) else None
+    if not isinstance(name, str) or name not in functions:
+        raise InvalidRequest(f"{str(name)[:60]!r} is none of the functions in tools", param="tool_choice.tools")
+    return name
+
+
+def _no_choice(why: str) -> InvalidRequest:
+    return InvalidRequest(why, param="tool_choice", code="unsupported_value")
