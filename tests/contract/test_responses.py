@@ -18,6 +18,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseReasoningItem
 from pydantic import BaseModel
 
+from tests.conftest import Live
 from tests.fake_engine import (
     LLAMA_CPP,
     VLLM,
@@ -40,6 +41,7 @@ from tests.serving import NO_TLS, Served, error_of, serving
 
 pytestmark = pytest.mark.anyio
 
+MODEL = "smollm2-135m-instruct"
 STREAMED = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 STRATEGIES = pytest.mark.parametrize("strategy", ["single", "majority_vote@3", "best_of_n@3", "beam_search@2x2"])
 SEVEN = words("The answer is \\boxed{7}")
@@ -518,3 +520,32 @@ async def test_an_error_has_openais_shape_and_a_request_id() -> None:
         assert response.status_code == 400
         assert error_of(response)["param"] == "input"
         assert response.headers["x-request-id"].startswith("resp_")
+
+
+# With the real model
+
+
+@pytest.mark.engine
+@STREAMED
+@STRATEGIES
+async def test_the_real_model_answers(gateway: Live, strategy: str, streamed: bool) -> None:
+    """Nothing here depends on what it says, only on what was promised about it."""
+    http = DefaultAsyncHttpxClient(trust_env=False, verify=NO_TLS)
+    before = gateway.load().generated
+    async with AsyncOpenAI(base_url=gateway.api, api_key="none", http_client=http) as client:
+        fields: Any = {"instructions": "Be brief.", "max_output_tokens": 16, "extra_body": asks(strategy)}
+        if streamed:
+            stream = await client.responses.create(model=MODEL, input="How much is 7 + 5?", stream=True, **fields)
+            events = [event async for event in stream]
+            response: Any = events[-1].response
+            deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+            assert "".join(deltas) == response.output_text
+        else:
+            response = await client.responses.create(model=MODEL, input="How much is 7 + 5?", **fields)
+
+    assert response.output_text
+    assert response.status in ("completed", "incomplete")
+    assert told(response)["strategy"] == strategy
+    assert response.usage.output_tokens > 0
+    if strategy != "majority_vote@3":  # the engine does not count what was cut when the vote was settled
+        assert response.usage.output_tokens == gateway.load().generated - before
