@@ -211,6 +211,16 @@ async def test_the_engine_is_asked_the_same_as_for_a_chat(streamed: bool) -> Non
     assert not {"input", "instructions", "max_output_tokens", "text", "include", "store"} & set(body)
 
 
+@pytest.mark.parametrize("choice", ["auto", "none"])
+async def test_without_tools_there_is_nothing_to_choose(choice: Any) -> None:
+    """Clients send such fields by default, which engines refuse."""
+    async with asking() as (client, engine):
+        await answered(client, streamed=False, tools=[], tool_choice=choice, parallel_tool_calls=True)
+        (request,) = engine.requests
+
+    assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(request.body)
+
+
 @STREAMED
 @pytest.mark.parametrize("dialect", [VLLM, LLAMA_CPP], ids=["vllm", "llama.cpp"])
 async def test_an_answer_cut_by_its_length_is_incomplete(dialect: Dialect, streamed: bool) -> None:

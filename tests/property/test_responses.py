@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from openai.types.responses import Response
 from pydantic import TypeAdapter
 
-from server.api.responses.request import MOVED, REFUSED, ResponsesRequest, as_chat, read
+from server.api.responses.fields import FIELDS
+from server.api.responses.request import as_chat, read
 from server.errors import InvalidRequest
 from tests.fake_engine import running
 from tests.serving import serving
@@ -75,7 +76,7 @@ _SOUND_INPUT = st.text(min_size=1, max_size=8) | st.lists(
     max_size=3,
 )
 _ODD = st.dictionaries(
-    st.sampled_from([*ResponsesRequest.model_fields, *REFUSED, *MOVED, "seed", "stop", "logit_bias"]),
+    st.sampled_from([*FIELDS, "seed", "stop", "logit_bias"]),
     _SHAPED | _TOOL | st.lists(_TOOL, max_size=2) | st.lists(_ITEM, max_size=4),
     max_size=2,
 )

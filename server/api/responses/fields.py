@@ -83,7 +83,7 @@ FIELDS: Mapping[str, Field] = {
 }
 # sent on under their own names
 SENT_ON = frozenset(name for name, field in FIELDS.items() if field.sent_on or field.does == "forwarded")
-_INTRODUCTION = """\
+INTRODUCTION = """\
 # Every field of a request for a response
 
 <!-- Generated: python -m server.api.responses.fields > docs/responses-fields.md -->
@@ -92,10 +92,10 @@ What becomes of the fields of `POST /v1/responses`. *Honoured*: the gateway acts
 into a chat's fields, which [fields.md](fields.md) describes. *Forwarded*: it goes to the engine as it came, with every
 candidate. *Refused*: a 400 that names the field; values that ask for nothing (false, null) pass.
 
-A null counts as not given. A field that is not listed is treated as in a chat: vLLM's own (`top_k`, `seed`, `stop`) work
-here too.
+A null counts as not given. A field that is not listed is treated as in a chat: `seed`, `stop` and vLLM's own work here
+too.
 """
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference(FIELDS, _INTRODUCTION))
+    sys.stdout.write(reference(FIELDS, INTRODUCTION))

@@ -154,7 +154,7 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
         "response_format": _response_format(request.text.format) if request.text else None,
         "stream": request.stream,
         "tool_choice": choice,
-        "tools": tools,
+        "tools": tools or None,
         "verbosity": request.text.verbosity if request.text else None,
         "apportion": request.apportion,
     }

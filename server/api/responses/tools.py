@@ -18,7 +18,7 @@ def tools_of(tools: Sequence[Json], choice: Choice) -> tuple[list[Json], Choice]
 
     A choice of allowed tools leaves the others out: engines know no such choice.
     """
-    functions = {tool["name"]: _function(tool) for place, tool in enumerate(tools) if _checked(tool, f"tools[{place}]")}
+    functions = dict(_function(tool, f"tools[{place}]") for place, tool in enumerate(tools))
     if choice is None or isinstance(choice, str):
         return list(functions.values()), choice
     match choice.get("type"):
@@ -34,24 +34,21 @@ def tools_of(tools: Sequence[Json], choice: Choice) -> tuple[list[Json], Choice]
             raise _no_choice(f"the type {str(kind)[:40]!r} is not supported: known are function and allowed_tools")
 
 
-def _checked(tool: Json, where: str) -> bool:
-    """True. Raises ApiError 400."""
+def _function(tool: Json, where: str) -> tuple[str, Json]:
+    """Its name, and the chat's tool."""
     if (kind := tool.get("type")) != "function":
         raise InvalidRequest(
             f"tools of the type {str(kind)[:40]!r} are not supported: only functions are, which the client runs itself",
             param=f"{where}.type",
             code="unsupported_value",
         )
-    if not isinstance(tool.get("name"), str) or not tool["name"]:
+    name = tool.get("name")
+    if not isinstance(name, str) or not name:
         raise InvalidRequest("a function needs a name", param=f"{where}.name")
-    for name in _NOT_HERE:
-        if tool.get(name):
-            raise InvalidRequest(f"{name} is not supported", param=f"{where}.{name}", code="unsupported_value")
-    return True
-
-
-def _function(tool: Json) -> Json:
-    return {"type": "function", "function": {key: tool[key] for key in _FUNCTION if tool.get(key) is not None}}
+    for field in _NOT_HERE:
+        if tool.get(field):
+            raise InvalidRequest(f"{field} is not supported", param=f"{where}.{field}", code="unsupported_value")
+    return name, {"type": "function", "function": {key: tool[key] for key in _FUNCTION if tool.get(key) is not None}}
 
 
 def _named(tool: object, functions: Mapping[str, Any]) -> str:
