@@ -395,6 +395,16 @@ async def test_every_event_has_its_name_and_there_is_no_done() -> None:
     assert text.split("\n\n")[-2].startswith("event: response.completed")
 
 
+async def test_deltas_are_obfuscated_when_asked_for() -> None:
+    async with asking() as (client, _):
+        events = await streamed_of(client, stream_options={"include_obfuscation": True}, extra_body=asks())
+
+    sizes = {len(event.to_json(indent=None)) % 64 for event in events if event.type == "response.output_text.delta"}
+    assert all("obfuscation" in event.to_dict() for event in events if event.type.endswith(".delta"))
+    assert len(sizes) == 1
+    assert not any("obfuscation" in event.to_dict() for event in events if not event.type.endswith(".delta"))
+
+
 async def test_a_quiet_line_is_kept_alive() -> None:
     """The events that begin a response come with the first sign of life, and comments after them."""
     go_on = asyncio.Event()

@@ -104,6 +104,26 @@ def test_a_summary_is_where_the_reasoning_goes_when_one_was_asked_for() -> None:
     ]
 
 
+def test_a_refusal_is_a_part_of_its_own() -> None:
+    items, events = played([*text("Sorry."), Delta(index=0, refusal="I ca"), Delta(index=0, refusal="n't.")])
+
+    assert items[0]["content"] == [
+        {"type": "output_text", "text": "Sorry.", "annotations": [], "logprobs": []},
+        {"type": "refusal", "refusal": "I can't."},
+    ]
+    assert kinds(events)[3:] == [
+        "output_text.done",
+        "content_part.done",
+        "content_part.added",
+        "refusal.delta",
+        "refusal.delta",
+        "refusal.done",
+        "content_part.done",
+        "output_item.done",
+    ]
+    assert [event["content_index"] for event in events[1:-1]] == [0] * 4 + [1] * 5
+
+
 def test_calls_have_their_pieces_whatever_their_order() -> None:
     first, second = call(0, "weather", '{"city": ', '"Paris"}'), call(1, "clock", "{}")
     mixed = [*first[:2], *second[:1], *first[2:], *second[1:]]

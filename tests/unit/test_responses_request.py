@@ -115,6 +115,7 @@ def test_reasoning_text_and_calls_of_one_turn_are_one_message() -> None:
             "role": "assistant",
             "content": "I'll look.",
             "reasoning": "Hm.",
+            "reasoning_content": "Hm.",
             "tool_calls": [
                 {
                     "id": "c1",
@@ -126,7 +127,12 @@ def test_reasoning_text_and_calls_of_one_turn_are_one_message() -> None:
         },
         {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
         {"role": "tool", "tool_call_id": "c2", "content": "noon"},
-        {"role": "assistant", "reasoning": "Now I know.", "content": "Sunny at noon."},
+        {
+            "role": "assistant",
+            "reasoning": "Now I know.",
+            "reasoning_content": "Now I know.",
+            "content": "Sunny at noon.",
+        },
     ]
 
 
@@ -310,7 +316,7 @@ def test_the_page_of_the_fields_is_the_tables() -> None:
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"include": ["everything"]}, "include"),
         ({"truncation": "auto"}, "truncation"),
-        ({"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+        ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
         ({"stream_options": {"include_usage": True}}, "stream_options.include_usage"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
         ({"reasoning": {"budget": 1}}, "reasoning.budget"),

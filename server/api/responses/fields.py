@@ -21,7 +21,7 @@ _HONOURED: Mapping[str, str] = {
     "model": "the engine's model, with an optional suffix: `my-model:quality`, `my-model:best_of_n@8`",
     "store": "nothing is kept either way, and the response says `false`",
     "stream": "the engine is always streamed, the client if it asks",
-    "stream_options": "`include_obfuscation`: only false",
+    "stream_options": "`include_obfuscation`; only with `stream`",
     "top_logprobs": "up to 20; only with `message.output_text.logprobs` in `include`",
     "truncation": "`disabled`; `auto` is refused: the input is never shortened",
 }

@@ -44,8 +44,9 @@ def _add(chat: list[dict[str, Any]], item: Json, where: str) -> None:
             content = _content(item.get("output"), f"{where}.output")
             chat.append({"role": "tool", "tool_call_id": _text(item, "call_id", where), "content": content})
         case "reasoning":
-            if said := _reasoning(item, where):
-                _turn(chat, without=("reasoning", "content", "tool_calls"))["reasoning"] = said
+            if said := _reasoning(item, where):  # vLLM's name for it and llama.cpp's
+                turn = _turn(chat, without=("reasoning", "content", "tool_calls"))
+                turn |= {"reasoning": said, "reasoning_content": said}
         case "item_reference":
             raise InvalidRequest(
                 "item_reference needs stored responses, and this server stores none: send the items themselves (in "

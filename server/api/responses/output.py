@@ -14,6 +14,7 @@ from strategies.types import Candidate, Delta, Json
 
 Event = dict[str, Any]
 Status = Literal["completed", "incomplete"]
+Part = Literal["output_text", "refusal"]
 
 
 def delta_of(candidate: Candidate) -> Delta:
@@ -22,6 +23,7 @@ def delta_of(candidate: Candidate) -> Delta:
         index=candidate.index,
         text=candidate.text,
         reasoning=candidate.reasoning,
+        refusal=candidate.refusal,
         tool_calls=[{"index": place, **call} for place, call in enumerate(candidate.tool_calls)],
         logprob_content=candidate.logprob_content,
     )
@@ -50,12 +52,15 @@ class Output:
                 thought = _Reasoning(len(self._items), summary=self._summary)
                 events += self._begin(thought)
             events += thought.add(delta.reasoning)
-        if delta.text:
+        if delta.text or delta.refusal:
             said = self._open if isinstance(self._open, _Message) else None
             if said is None:
                 said = _Message(len(self._items), top_logprobs=self._top_logprobs)
                 events += self._begin(said)
-            events += said.add(delta.text, delta.logprob_content)
+            if delta.text:
+                events += said.add("output_text", delta.text, delta.logprob_content)
+            if delta.refusal:
+                events += said.add("refusal", delta.refusal)
         for piece in delta.tool_calls:
             number = int(piece.get("index") or 0)
             call = self._calls.get(number)
@@ -71,7 +76,8 @@ class Output:
         """Close what is open. A response that said nothing has an empty message, unless it was cut before that."""
         events: list[Event] = []
         if status == "completed" and all(isinstance(item, _Reasoning) for item in self._items):
-            events += self._begin(_Message(len(self._items), top_logprobs=self._top_logprobs))
+            empty = _Message(len(self._items), top_logprobs=self._top_logprobs)
+            events += [*self._begin(empty), *empty.add("output_text", "")]
         events += self._close(status)
         for call in self._calls.values():
             events += call.close(status)
@@ -101,13 +107,12 @@ def _done(place: int, body: Json) -> Event:
 
 
 class _Message:
-    """What the assistant says: one part of text."""
+    """What the assistant says: a text, or a refusal, or one after the other."""
 
     def __init__(self, place: int, *, top_logprobs: int | None) -> None:
         self._place = place
         self._top = top_logprobs
-        self._text: list[str] = []
-        self._logprobs: list[Json] = []
+        self._part: _Part | None = None
         self.body: dict[str, Any] = {
             "id": _id("msg"),
             "type": "message",
@@ -117,29 +122,54 @@ class _Message:
         }
 
     def start(self) -> list[Event]:
-        return [_added(self._place, self.body), self._event("content_part.added", part=self._part())]
+        return [_added(self._place, self.body)]
 
-    def add(self, text: str, logprob_content: Sequence[Json]) -> list[Event]:
+    def add(self, kind: Part, text: str, logprob_content: Sequence[Json] = ()) -> list[Event]:
+        events: list[Event] = []
+        if self._part is None or self._part.kind != kind:
+            events += self._end_part()
+            self._part = _Part(kind)
+            events.append(self._event("content_part.added", part=self._part.body))
         logprobs = [] if self._top is None else [_logprob(entry, self._top) for entry in logprob_content]
-        self._text.append(text)
-        self._logprobs += logprobs
-        return [self._event("output_text.delta", delta=text, logprobs=logprobs)]
+        self._part.text.append(text)
+        self._part.logprobs += logprobs
+        more = {"logprobs": logprobs} if kind == "output_text" else {}
+        return [*events, self._event(f"{kind}.delta", delta=text, **more)] if text else events
 
     def close(self, status: Status) -> list[Event]:
-        part = self._part()
-        self.body |= {"status": status, "content": [part]}
-        return [
-            self._event("output_text.done", text=part["text"], logprobs=part["logprobs"]),
-            self._event("content_part.done", part=part),
-            _done(self._place, self.body),
-        ]
+        events = self._end_part()
+        self.body["status"] = status
+        return [*events, _done(self._place, self.body)]
 
-    def _part(self) -> dict[str, Any]:
-        return {"type": "output_text", "text": "".join(self._text), "annotations": [], "logprobs": list(self._logprobs)}
+    def _end_part(self) -> list[Event]:
+        if self._part is None:
+            return []
+        kind, body = self._part.kind, self._part.body
+        said = {name: body[name] for name in (("text", "logprobs") if kind == "output_text" else ("refusal",))}
+        events = [self._event(f"{kind}.done", **said), self._event("content_part.done", part=body)]
+        self.body["content"] = [*self.body["content"], body]
+        self._part = None
+        return events
 
     def _event(self, kind: str, **fields: Any) -> Event:
-        at = {"item_id": self.body["id"], "output_index": self._place, "content_index": 0}
+        at = {"item_id": self.body["id"], "output_index": self._place, "content_index": len(self.body["content"])}
         return {"type": f"response.{kind}", **at, **fields}
+
+
+class _Part:
+    """A part of a message."""
+
+    def __init__(self, kind: Part) -> None:
+        self.kind: Part = kind
+        self.text: list[str] = []
+        self.logprobs: list[Json] = []
+
+    @property
+    def body(self) -> dict[str, Any]:
+        text = "".join(self.text)
+        if self.kind == "refusal":
+            return {"type": "refusal", "refusal": text}
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(self.logprobs)}
 
 
 class _Reasoning:

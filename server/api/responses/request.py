@@ -53,7 +53,7 @@ class Text(Edge, extra="forbid"):
 
 
 class StreamOptions(Edge, extra="forbid"):
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None
 
 
 class ResponsesRequest(Edge, extra="allow"):
@@ -100,6 +100,10 @@ class ResponsesRequest(Edge, extra="allow"):
         if not isinstance(value, str | dict | None):
             raise ValueError("should be a string or an object")
         return cast("object", value)
+
+    @property
+    def obfuscated(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_obfuscation)
 
     @property
     def logprobs(self) -> int | None:

@@ -12,12 +12,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.chunks import obfuscated
 from server.api.endpoint import answered
 from server.api.request import ChatRequest
 from server.api.responses.output import Event, Output, delta_of
 from server.api.responses.request import ResponsesRequest, as_chat, read
 from server.api.responses.response import begun, ended, failed, status
-from server.api.stream import comment
+from server.api.stream import comment, data
 from server.api.work import Progress, Quiet, Work
 from server.errors import ApiError, error_body
 from strategies.types import Delta, Outcome
@@ -51,7 +52,7 @@ class Responses:
 
     async def events(self, work: Work) -> AsyncGenerator[bytes, None]:
         """`single` is passed on as it comes; what is chosen among several candidates comes when it has been chosen."""
-        response, output, sent = begun(self.asked, work), self._output(), _Numbered()
+        response, output, sent = begun(self.asked, work), self._output(), _Written(obfuscated=self.asked.obfuscated)
         start: list[Event] = [{"type": f"response.{kind}", "response": response} for kind in ("created", "in_progress")]
         try:
             async for event in work.events():
@@ -91,16 +92,19 @@ def _error(error: ApiError) -> Event:
     return {**inner, "type": "error", "error": inner}
 
 
-class _Numbered:
+class _Written:
     """Writes events, each with its name and its number in the stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, obfuscated: bool) -> None:
         self._number = 0
+        self._obfuscated = obfuscated
 
     def all(self, events: Iterable[Event]) -> bytes:
         written: list[bytes] = []
         for event in events:
-            body = orjson.dumps({**event, "sequence_number": self._number})
-            written.append(b"event: " + event["type"].encode() + b"\ndata: " + body + b"\n\n")
+            numbered = {**event, "sequence_number": self._number}
+            if self._obfuscated and event["type"].endswith(".delta"):
+                numbered = obfuscated(numbered)
+            written.append(b"event: " + event["type"].encode() + b"\n" + data(numbered))
             self._number += 1
         return b"".join(written)
