@@ -424,6 +424,16 @@ async def test_a_quiet_line_is_kept_alive() -> None:
     assert names[-1] == "event: response.completed"
 
 
+async def test_the_sdks_helper_takes_what_was_cut_for_an_error() -> None:
+    """As it does with OpenAI's own: it waits for `response.completed`."""
+    async with (
+        asking() as (client, _),
+        client.responses.stream(model="tiny", input="?", max_output_tokens=2, extra_body=asks()) as stream,
+    ):
+        with pytest.raises(RuntimeError, match=r"response\.completed"):
+            await stream.get_final_response()
+
+
 # Failures
 
 

@@ -15,7 +15,15 @@ from tests.conftest import ROOT
 
 FUNCTION: dict[str, Any] = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
 REFUSED = [name for name, field in FIELDS.items() if field.does == "refused"]
-CLOCK: dict[str, Any] = {"type": "function", "name": "clock", "description": "The time.", "parameters": None}
+CLOCK: dict[str, Any] = {
+    "type": "function",
+    "name": "clock",
+    "description": "The time.",
+    "parameters": None,
+    "defer_loading": False,
+    "allowed_callers": ["direct"],
+    "output_schema": {"type": "string"},
+}
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"answer": {"type": "integer"}}}
 
 
@@ -262,7 +270,10 @@ def test_functions_are_a_chats_tools() -> None:
 
     assert asked["tools"] == [
         {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}, "strict": True}},
-        {"type": "function", "function": {"name": "clock", "description": "The time."}},
+        {
+            "type": "function",
+            "function": {"name": "clock", "description": "The time.", "output_schema": {"type": "string"}},
+        },
     ]
     assert (asked["tool_choice"], asked["parallel_tool_calls"]) == ("required", False)
 
@@ -330,6 +341,8 @@ def test_the_page_of_the_fields_is_the_tables() -> None:
         ({"tools": [FUNCTION, {"type": "mcp"}]}, "tools[1].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{**FUNCTION, "defer_loading": True}]}, "tools[0].defer_loading"),
+        ({"tools": [{**FUNCTION, "allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
+        ({"tools": [{**FUNCTION, "allowed_callers": 7}]}, "tools[0].allowed_callers"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"tool_choice": 7}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),

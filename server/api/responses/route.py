@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,23 +56,24 @@ class Responses:
         response, output, sent = begun(self.asked, work), self._output(), _Written(obfuscated=self.asked.obfuscated)
         start: list[Event] = [{"type": f"response.{kind}", "response": response} for kind in ("created", "in_progress")]
         try:
-            async for event in work.events():
-                sign = b""
-                match event:
-                    case Delta():
-                        told = output.add(event)
-                    case Progress():
-                        told = output.add(Delta(index=0, reasoning=f"{event}\n"))
-                    case Quiet():
-                        told, sign = [], comment("waiting")
-                    case Outcome():
-                        told = [] if work.live else _say(output, event)
-                        told += output.end(status(event))
-                        last = ended(response, work, event, output.items, now=int(time.time()))
-                        told.append({"type": f"response.{last['status']}", "response": last})
-                if written := sent.all([*start, *told]) + sign:
-                    start = []
-                    yield written
+            async with aclosing(work.events()) as happening:
+                async for event in happening:
+                    sign = b""
+                    match event:
+                        case Delta():
+                            told = output.add(event)
+                        case Progress():
+                            told = output.add(Delta(index=0, reasoning=f"{event}\n"))
+                        case Quiet():
+                            told, sign = [], comment("waiting")
+                        case Outcome():
+                            told = [] if work.live else _say(output, event)
+                            told += output.end(status(event))
+                            last = ended(response, work, event, output.items, now=int(time.time()))
+                            told.append({"type": f"response.{last['status']}", "response": last})
+                    if written := sent.all([*start, *told]) + sign:
+                        start = []
+                        yield written
         except ApiError as error:
             if start:
                 raise

@@ -9,8 +9,8 @@ from server.errors import InvalidRequest
 
 Json = Mapping[str, Any]
 Choice = str | Json | None
-_FUNCTION = ("name", "description", "parameters", "strict")
 _NOT_HERE = ("async", "defer_loading")
+_APART = ("type", "allowed_callers", *_NOT_HERE)
 
 
 def tools_of(tools: Sequence[Json], choice: Choice) -> tuple[list[Json], Choice]:
@@ -48,7 +48,15 @@ def _function(tool: Json, where: str) -> tuple[str, Json]:
     for field in _NOT_HERE:
         if tool.get(field):
             raise InvalidRequest(f"{field} is not supported", param=f"{where}.{field}", code="unsupported_value")
-    return name, {"type": "function", "function": {key: tool[key] for key in _FUNCTION if tool.get(key) is not None}}
+    callers = tool.get("allowed_callers")
+    if callers is not None and "direct" not in cast("list[object]", callers if isinstance(callers, list) else []):
+        raise InvalidRequest(
+            "functions are called directly only", param=f"{where}.allowed_callers", code="unsupported_value"
+        )
+    return name, {
+        "type": "function",
+        "function": {key: value for key, value in tool.items() if key not in _APART and value is not None},
+    }
 
 
 def _named(tool: object, functions: Mapping[str, Any]) -> str:
