@@ -20,9 +20,10 @@ from server.api.responses.output import Event, Output, delta_of
 from server.api.responses.request import ResponsesRequest, as_chat, read
 from server.api.responses.response import begun, ended, failed, status
 from server.api.stream import comment, data
+from server.api.work import Event as Happening
 from server.api.work import Progress, Quiet, Work
 from server.errors import ApiError, error_body
-from strategies.types import Delta, Outcome
+from strategies.types import Delta, Json, Outcome
 
 router = APIRouter()
 
@@ -58,26 +59,30 @@ class Responses:
         try:
             async with aclosing(work.events()) as happening:
                 async for event in happening:
-                    sign = b""
-                    match event:
-                        case Delta():
-                            told = output.add(event)
-                        case Progress():
-                            told = output.add(Delta(index=0, reasoning=f"{event}\n"))
-                        case Quiet():
-                            told, sign = [], comment("waiting")
-                        case Outcome():
-                            told = [] if work.live else _say(output, event)
-                            told += output.end(status(event))
-                            last = ended(response, work, event, output.items, now=int(time.time()))
-                            told.append({"type": f"response.{last['status']}", "response": last})
-                    if written := sent.all([*start, *told]) + sign:
+                    written = sent.all([*start, *self._told(event, work, response, output)])
+                    if isinstance(event, Quiet):
+                        written += comment("waiting")
+                    if written:
                         start = []
                         yield written
         except ApiError as error:
             if start:
                 raise
             yield sent.all([_error(error), {"type": "response.failed", "response": failed(response, error)}])
+
+    def _told(self, event: Happening, work: Work, response: Json, output: Output) -> list[Event]:
+        match event:
+            case Delta():
+                return output.add(event)
+            case Progress():
+                return output.add(Delta(index=0, reasoning=f"{event}\n"))
+            case Quiet():
+                return []
+            case Outcome():
+                said = [] if work.live else _say(output, event)
+                said += output.end(status(event))
+                last = ended(response, work, event, output.items, now=int(time.time()))
+                return [*said, {"type": f"response.{last['status']}", "response": last}]
 
     def _output(self) -> Output:
         return Output(top_logprobs=self.asked.logprobs, summary=self.asked.summary is not None)
