@@ -340,6 +340,7 @@ def test_the_page_of_the_fields_is_the_tables() -> None:
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [FUNCTION, {"type": "mcp"}]}, "tools[1].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [FUNCTION, FUNCTION]}, "tools"),
         ({"tools": [{**FUNCTION, "defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [{**FUNCTION, "allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
         ({"tools": [{**FUNCTION, "allowed_callers": 7}]}, "tools[0].allowed_callers"),

@@ -8,13 +8,40 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from strategies.types import Candidate, Delta, Json
 
 Event = dict[str, Any]
 Status = Literal["completed", "incomplete"]
-Part = Literal["output_text", "refusal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """A kind of part that an item can have, in the API's words."""
+
+    item: Literal["message", "reasoning"]
+    home: Literal["content", "summary"]  # the item's list of such parts
+    type: str
+    field: Literal["text", "refusal"]  # of the part, for what is said
+    said: str  # the events of what is said
+    part: str  # the events of the part
+
+
+_TEXT = _Kind(item="message", home="content", type="output_text", field="text", said="output_text", part="content_part")
+_REFUSAL = _Kind(item="message", home="content", type="refusal", field="refusal", said="refusal", part="content_part")
+_REASONING = _Kind(
+    item="reasoning", home="content", type="reasoning_text", field="text", said="reasoning_text", part="content_part"
+)
+_SUMMARY = _Kind(
+    item="reasoning",
+    home="summary",
+    type="summary_text",
+    field="text",
+    said="reasoning_summary_text",
+    part="reasoning_summary_part",
+)
 
 
 def delta_of(candidate: Candidate) -> Delta:
@@ -35,10 +62,10 @@ class Output:
     def __init__(self, *, top_logprobs: int | None = None, summary: bool = False) -> None:
         """top_logprobs: None leaves logprobs out. summary: the client asked for reasoning as a summary."""
         self._top_logprobs = top_logprobs
-        self._summary = summary
-        self._items: list[_Reasoning | _Message | _Call] = []
+        self._thought = _SUMMARY if summary else _REASONING
+        self._items: list[_Said | _Call] = []
         self._calls: dict[int, _Call] = {}
-        self._open: _Reasoning | _Message | None = None
+        self._open: _Said | None = None
 
     @property
     def items(self) -> list[Json]:
@@ -46,209 +73,137 @@ class Output:
 
     def add(self, delta: Delta) -> list[Event]:
         events: list[Event] = []
-        if delta.reasoning:
-            thought = self._open if isinstance(self._open, _Reasoning) else None
-            if thought is None:
-                thought = _Reasoning(len(self._items), summary=self._summary)
-                events += self._begin(thought)
-            events += thought.add(delta.reasoning)
-        if delta.text or delta.refusal:
-            said = self._open if isinstance(self._open, _Message) else None
-            if said is None:
-                said = _Message(len(self._items), top_logprobs=self._top_logprobs)
-                events += self._begin(said)
-            if delta.text:
-                events += said.add("output_text", delta.text, delta.logprob_content)
-            if delta.refusal:
-                events += said.add("refusal", delta.refusal)
+        for kind, said in ((self._thought, delta.reasoning), (_TEXT, delta.text), (_REFUSAL, delta.refusal)):
+            if said:
+                events += self._say(kind, said, delta.logprob_content)
         for piece in delta.tool_calls:
             number = int(piece.get("index") or 0)
-            call = self._calls.get(number)
-            if call is None:
+            if number not in self._calls:
                 events += self._close()
-                call = self._calls[number] = _Call(len(self._items), piece)
-                self._items.append(call)
-                events += call.start()
-            events += call.add(piece)
+                self._calls[number] = _Call(len(self._items), piece)
+                self._items.append(self._calls[number])
+                events.append(self._calls[number].added())
+            events += self._calls[number].add(piece)
         return events
 
     def end(self, status: Status) -> list[Event]:
         """Close what is open. A response that said nothing has an empty message, unless it was cut before that."""
-        events: list[Event] = []
-        if status == "completed" and all(isinstance(item, _Reasoning) for item in self._items):
-            empty = _Message(len(self._items), top_logprobs=self._top_logprobs)
-            events += [*self._begin(empty), *empty.add("output_text", "")]
+        said = any(item.body["type"] != "reasoning" for item in self._items)
+        events = self._say(_TEXT, "", ()) if status == "completed" and not said else []
         events += self._close(status)
         for call in self._calls.values():
             events += call.close(status)
         return events
 
-    def _begin(self, item: _Reasoning | _Message) -> list[Event]:
-        events = self._close()
-        self._open = item
-        self._items.append(item)
-        return [*events, *item.start()]
+    def _say(self, kind: _Kind, said: str, logprob_content: Sequence[Json]) -> list[Event]:
+        events: list[Event] = []
+        item = self._open
+        if item is None or item.body["type"] != kind.item:
+            events += self._close()
+            item = self._open = _Said(len(self._items), kind)
+            self._items.append(item)
+            events.append(item.added())
+        wanted = kind is _TEXT and self._top_logprobs is not None
+        logprobs = [_logprob(entry, self._top_logprobs or 0) for entry in logprob_content] if wanted else []
+        return [*events, *item.add(kind, said, logprobs)]
 
     def _close(self, status: Status = "completed") -> list[Event]:
         closing, self._open = self._open, None
         return closing.close(status) if closing is not None else []
 
 
-def _id(prefix: str) -> str:
-    return f"{prefix}_{uuid.uuid4().hex}"
+class _Item:
+    """What all items have."""
 
-
-def _added(place: int, body: Json) -> Event:
-    return {"type": "response.output_item.added", "output_index": place, "item": dict(body)}
-
-
-def _done(place: int, body: Json) -> Event:
-    return {"type": "response.output_item.done", "output_index": place, "item": dict(body)}
-
-
-class _Message:
-    """What the assistant says: a text, or a refusal, or one after the other."""
-
-    def __init__(self, place: int, *, top_logprobs: int | None) -> None:
+    def __init__(self, place: int, prefix: str, type: str, **fields: Any) -> None:
+        """place: among the items. prefix: of its id."""
         self._place = place
-        self._top = top_logprobs
-        self._part: _Part | None = None
-        self.body: dict[str, Any] = {
-            "id": _id("msg"),
-            "type": "message",
-            "role": "assistant",
-            "status": "in_progress",
-            "content": [],
-        }
+        self.body: dict[str, Any] = {"id": _id(prefix), "type": type, "status": "in_progress", **fields}
 
-    def start(self) -> list[Event]:
-        return [_added(self._place, self.body)]
+    def added(self) -> Event:
+        return {"type": "response.output_item.added", "output_index": self._place, "item": dict(self.body)}
 
-    def add(self, kind: Part, text: str, logprob_content: Sequence[Json] = ()) -> list[Event]:
-        events: list[Event] = []
-        if self._part is None or self._part.kind != kind:
-            events += self._end_part()
-            self._part = _Part(kind)
-            events.append(self._event("content_part.added", part=self._part.body))
-        logprobs = [] if self._top is None else [_logprob(entry, self._top) for entry in logprob_content]
-        self._part.text.append(text)
-        self._part.logprobs += logprobs
-        more = {"logprobs": logprobs} if kind == "output_text" else {}
-        return [*events, self._event(f"{kind}.delta", delta=text, **more)] if text else events
-
-    def close(self, status: Status) -> list[Event]:
-        events = self._end_part()
+    def _done(self, status: Status) -> Event:
         self.body["status"] = status
-        return [*events, _done(self._place, self.body)]
+        return {"type": "response.output_item.done", "output_index": self._place, "item": dict(self.body)}
 
-    def _end_part(self) -> list[Event]:
-        if self._part is None:
-            return []
-        kind, body = self._part.kind, self._part.body
-        said = {name: body[name] for name in (("text", "logprobs") if kind == "output_text" else ("refusal",))}
-        events = [self._event(f"{kind}.done", **said), self._event("content_part.done", part=body)]
-        self.body["content"] = [*self.body["content"], body]
-        self._part = None
+    def _event(self, type: str, **fields: Any) -> Event:
+        return {"type": f"response.{type}", "item_id": self.body["id"], "output_index": self._place, **fields}
+
+
+class _Said(_Item):
+    """A message or a reasoning item: parts, one after the other."""
+
+    def __init__(self, place: int, kind: _Kind) -> None:
+        if kind.item == "message":
+            super().__init__(place, "msg", "message", role="assistant", content=[])
+        else:
+            super().__init__(place, "rs", "reasoning", summary=[], encrypted_content=None)
+        self._kind: _Kind | None = None  # of the part under way
+        self._pieces: list[str] = []
+        self._logprobs: list[Json] = []
+
+    def add(self, kind: _Kind, said: str, logprobs: Sequence[Json]) -> list[Event]:
+        events: list[Event] = []
+        if self._kind is not kind:
+            events += self._end_part()
+            self._kind = kind
+            events.append(self._of_part(kind, f"{kind.part}.added", part=self._part(kind)))
+        if said:
+            self._pieces.append(said)
+            self._logprobs += logprobs
+            more = {"logprobs": logprobs} if kind is _TEXT else {}
+            events.append(self._of_part(kind, f"{kind.said}.delta", delta=said, **more))
         return events
 
-    def _event(self, kind: str, **fields: Any) -> Event:
-        at = {"item_id": self.body["id"], "output_index": self._place, "content_index": len(self.body["content"])}
-        return {"type": f"response.{kind}", **at, **fields}
-
-
-class _Part:
-    """A part of a message."""
-
-    def __init__(self, kind: Part) -> None:
-        self.kind: Part = kind
-        self.text: list[str] = []
-        self.logprobs: list[Json] = []
-
-    @property
-    def body(self) -> dict[str, Any]:
-        text = "".join(self.text)
-        if self.kind == "refusal":
-            return {"type": "refusal", "refusal": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(self.logprobs)}
-
-
-class _Reasoning:
-    """What the model thought: as content, or as the summary when the client asked for one."""
-
-    def __init__(self, place: int, *, summary: bool) -> None:
-        self._place = place
-        self._summary = summary
-        self._text: list[str] = []
-        self.body: dict[str, Any] = {
-            "id": _id("rs"),
-            "type": "reasoning",
-            "status": "in_progress",
-            "summary": [],
-            "encrypted_content": None,
-        }
-
-    def start(self) -> list[Event]:
-        kind = "reasoning_summary_part.added" if self._summary else "content_part.added"
-        return [_added(self._place, self.body), self._event(kind, part=self._part())]
-
-    def add(self, text: str) -> list[Event]:
-        self._text.append(text)
-        return [self._event("reasoning_summary_text.delta" if self._summary else "reasoning_text.delta", delta=text)]
-
     def close(self, status: Status) -> list[Event]:
-        part = self._part()
-        self.body |= {"status": status, "summary" if self._summary else "content": [part]}
-        text_done, part_done = (
-            ("reasoning_summary_text.done", "reasoning_summary_part.done")
-            if self._summary
-            else ("reasoning_text.done", "content_part.done")
-        )
-        return [
-            self._event(text_done, text=part["text"]),
-            self._event(part_done, part=part),
-            _done(self._place, self.body),
+        return [*self._end_part(), self._done(status)]
+
+    def _end_part(self) -> list[Event]:
+        kind = self._kind
+        if kind is None:
+            return []
+        part = self._part(kind)
+        said = {name: value for name, value in part.items() if name not in ("type", "annotations")}
+        events = [
+            self._of_part(kind, f"{kind.said}.done", **said),
+            self._of_part(kind, f"{kind.part}.done", part=part),
         ]
+        self.body[kind.home] = [*self.body.get(kind.home, ()), part]
+        self._kind, self._pieces, self._logprobs = None, [], []
+        return events
 
-    def _part(self) -> dict[str, Any]:
-        return {"type": "summary_text" if self._summary else "reasoning_text", "text": "".join(self._text)}
+    def _part(self, kind: _Kind) -> dict[str, Any]:
+        """The part under way, as far as it has come."""
+        more: dict[str, Any] = {"annotations": [], "logprobs": list(self._logprobs)} if kind is _TEXT else {}
+        return {"type": kind.type, kind.field: "".join(self._pieces), **more}
 
-    def _event(self, kind: str, **fields: Any) -> Event:
-        index = "summary_index" if self._summary else "content_index"
-        at = {"item_id": self.body["id"], "output_index": self._place, index: 0}
-        return {"type": f"response.{kind}", **at, **fields}
+    def _of_part(self, kind: _Kind, type: str, **fields: Any) -> Event:
+        return self._event(type, **{f"{kind.home}_index": len(self.body.get(kind.home, ()))}, **fields)
 
 
-class _Call:
+class _Call(_Item):
     """A function the model calls."""
 
     def __init__(self, place: int, piece: Json) -> None:
-        self._place = place
+        name = _function(piece).get("name") or ""
+        super().__init__(place, "fc", "function_call", call_id=piece.get("id") or _id("call"), name=name, arguments="")
         self._arguments: list[str] = []
-        self.body: dict[str, Any] = {
-            "id": _id("fc"),
-            "type": "function_call",
-            "status": "in_progress",
-            "call_id": piece.get("id") or _id("call"),
-            "name": _function(piece).get("name") or "",
-            "arguments": "",
-        }
-
-    def start(self) -> list[Event]:
-        return [_added(self._place, self.body)]
 
     def add(self, piece: Json) -> list[Event]:
         arguments = _function(piece).get("arguments") or ""
         self._arguments.append(arguments)
-        return [self._event("delta", delta=arguments)] if arguments else []
+        return [self._event("function_call_arguments.delta", delta=arguments)] if arguments else []
 
     def close(self, status: Status) -> list[Event]:
-        self.body |= {"status": status, "arguments": "".join(self._arguments)}
-        done = self._event("done", arguments=self.body["arguments"], name=self.body["name"])
-        return [done, _done(self._place, self.body)]
+        name, arguments = self.body["name"], "".join(self._arguments)
+        self.body["arguments"] = arguments
+        done = self._event("function_call_arguments.done", arguments=arguments, name=name)
+        return [done, self._done(status)]
 
-    def _event(self, kind: str, **fields: Any) -> Event:
-        at = {"item_id": self.body["id"], "output_index": self._place}
-        return {"type": f"response.function_call_arguments.{kind}", **at, **fields}
+
+def _id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex}"
 
 
 def _function(piece: Json) -> Json:

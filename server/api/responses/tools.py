@@ -19,6 +19,8 @@ def tools_of(tools: Sequence[Json], choice: Choice) -> tuple[list[Json], Choice]
     A choice of allowed tools leaves the others out: engines know no such choice.
     """
     functions = dict(_function(tool, f"tools[{place}]") for place, tool in enumerate(tools))
+    if len(functions) < len(tools):
+        raise InvalidRequest("functions need different names", param="tools")
     if choice is None or isinstance(choice, str):
         return list(functions.values()), choice
     match choice.get("type"):
