@@ -9,6 +9,7 @@ import pytest
 from openai.types.responses import ResponseOutputItem, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from server.api.responses.items import messages
 from server.api.responses.output import Event, Output, Status, delta_of
 from strategies.types import Candidate, Delta
 
@@ -21,7 +22,7 @@ def text(*parts: str) -> list[Delta]:
     return [Delta(index=0, text=part) for part in parts]
 
 
-def thought(*parts: str) -> list[Delta]:
+def thought_of(*parts: str) -> list[Delta]:
     return [Delta(index=0, reasoning=part) for part in parts]
 
 
@@ -71,7 +72,7 @@ def test_a_text_is_a_message_with_one_part() -> None:
 
 
 def test_reasoning_is_an_item_of_its_own_before_the_text() -> None:
-    items, events = played([*thought("H", "m"), *text("7")])
+    items, events = played([*thought_of("H", "m"), *text("7")])
 
     assert [item["type"] for item in items] == ["reasoning", "message"]
     assert items[0]["content"] == [{"type": "reasoning_text", "text": "Hm"}]
@@ -89,7 +90,7 @@ def test_reasoning_is_an_item_of_its_own_before_the_text() -> None:
 
 
 def test_a_summary_is_where_the_reasoning_goes_when_one_was_asked_for() -> None:
-    items, events = played([*thought("H", "m"), *text("7")], summary=True)
+    items, events = played([*thought_of("H", "m"), *text("7")], summary=True)
 
     assert items[0]["summary"] == [{"type": "summary_text", "text": "Hm"}]
     assert "content" not in items[0]
@@ -124,6 +125,15 @@ def test_a_refusal_is_a_part_of_its_own() -> None:
     assert [event["content_index"] for event in events[1:-1]] == [0] * 4 + [1] * 5
 
 
+@pytest.mark.parametrize("summary", [False, True])
+def test_encrypted_reasoning_is_understood_when_it_alone_comes_back(summary: bool) -> None:
+    (thought, _), events = played([*thought_of("Hm, ü"), *text("7")], encrypted=True, summary=summary)
+    bare = {"type": "reasoning", "summary": [], "encrypted_content": thought["encrypted_content"]}
+
+    assert messages(None, [bare, {"role": "assistant", "content": "7"}])[0]["reasoning"] == "Hm, ü"
+    assert events[0]["item"]["encrypted_content"] is None
+
+
 def test_calls_have_their_pieces_whatever_their_order() -> None:
     first, second = call(0, "weather", '{"city": ', '"Paris"}'), call(1, "clock", "{}")
     mixed = [*first[:2], *second[:1], *first[2:], *second[1:]]
@@ -154,7 +164,7 @@ def test_a_text_before_a_call_is_ended_by_it() -> None:
 def test_nothing_said_is_an_empty_message() -> None:
     """`output_text` and what clients do with it need one; also after nothing but reasoning."""
     assert [item["type"] for item in played([])[0]] == ["message"]
-    assert [item["type"] for item in played(thought("Hm"))[0]] == ["reasoning", "message"]
+    assert [item["type"] for item in played(thought_of("Hm"))[0]] == ["reasoning", "message"]
     assert played([])[0][0]["content"][0]["text"] == ""
 
 
@@ -162,7 +172,7 @@ def test_nothing_said_is_an_empty_message() -> None:
     ("deltas", "types"),
     [
         (text("Hel"), ["message"]),
-        (thought("H"), ["reasoning"]),
+        (thought_of("H"), ["reasoning"]),
         (call(0, "clock", '{"a'), ["function_call"]),
         ([], []),
     ],
@@ -192,7 +202,7 @@ def test_a_whole_answer_has_the_items_of_a_streamed_one() -> None:
     ]
     whole = Candidate(index=3, text="I'll look.", reasoning="Hm", tool_calls=calls, tokens=9, finish_reason="stop")
     pieces = [
-        *thought("Hm"),
+        *thought_of("Hm"),
         *text("I'll ", "look."),
         *call(0, "weather", '{"city": "Paris"}'),
         *call(1, "clock", "{}"),

@@ -188,6 +188,9 @@ def test_reasoning_of_which_nothing_is_left_says_nothing() -> None:
         ({"type": "function_call_output", "call_id": "c"}, "input[0].output"),
         ({"type": "function_call_output", "output": "a"}, "input[0].call_id"),
         ({"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}, "input[0].encrypted_content"),
+        ({"type": "reasoning", "summary": [], "encrypted_content": "apportion:%"}, "input[0].encrypted_content"),
+        ({"type": "reasoning", "summary": [], "encrypted_content": "apportion:/w=="}, "input[0].encrypted_content"),
+        ({"type": "reasoning", "summary": [], "encrypted_content": [7]}, "input[0].encrypted_content"),
         ({"type": "reasoning", "summary": [{"text": 1}]}, "input[0].summary[0].text"),
     ],
 )

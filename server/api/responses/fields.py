@@ -15,7 +15,7 @@ from server.api.fields import Field, reference
 
 _STATELESS = "no response is kept here: send the whole conversation as `input`"
 _HONOURED: Mapping[str, str] = {
-    "include": "`message.output_text.logprobs`; the others are of built-in tools, and reasoning comes in the clear",
+    "include": "`message.output_text.logprobs`, `reasoning.encrypted_content`; the others concern built-in tools",
     "max_output_tokens": "bounds one candidate; `apportion.max_total_tokens` bounds their sum",
     "max_tool_calls": "of the built-in tools, of which there are none",
     "model": "the engine's model, with an optional suffix: `my-model:quality`, `my-model:best_of_n@8`",

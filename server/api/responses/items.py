@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from server.api.responses.carried import unpacked
 from server.errors import InvalidRequest
 
 Json = Mapping[str, Any]
@@ -87,12 +88,13 @@ def _turn(chat: list[dict[str, Any]], *, without: Sequence[str]) -> dict[str, An
 
 def _reasoning(item: Json, where: str) -> str:
     """What was thought: in full where it is there, else its summary; nothing where only its place is left."""
-    said = _texts(item.get("content"), f"{where}.content") or _texts(item.get("summary"), f"{where}.summary")
-    if not said and item.get("encrypted_content"):
+    if said := _texts(item.get("content"), f"{where}.content"):
+        return said
+    if (content := item.get("encrypted_content")) and (said := unpacked(content)) is None:
         raise InvalidRequest(
             "encrypted reasoning can be read only by the service that made it", param=f"{where}.encrypted_content"
         )
-    return said
+    return said or _texts(item.get("summary"), f"{where}.summary")
 
 
 def _texts(parts: Any, where: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from server.api.responses.carried import packed
 from strategies.types import Candidate, Delta, Json
 
 Event = dict[str, Any]
@@ -59,9 +60,10 @@ def delta_of(candidate: Candidate) -> Delta:
 class Output:
     """One response's items. Calls stay open until the end, as engines may mix their pieces."""
 
-    def __init__(self, *, top_logprobs: int | None = None, summary: bool = False) -> None:
-        """top_logprobs: None leaves logprobs out. summary: the client asked for reasoning as a summary."""
+    def __init__(self, *, top_logprobs: int | None = None, summary: bool = False, encrypted: bool = False) -> None:
+        """top_logprobs: None leaves logprobs out. summary, encrypted: how the client asked for the reasoning."""
         self._top_logprobs = top_logprobs
+        self._encrypted = encrypted
         self._thought = _SUMMARY if summary else _REASONING
         self._items: list[_Said | _Call] = []
         self._calls: dict[int, _Call] = {}
@@ -100,7 +102,7 @@ class Output:
         item = self._open
         if item is None or item.body["type"] != kind.item:
             events += self._close()
-            item = self._open = _Said(len(self._items), kind)
+            item = self._open = _Said(len(self._items), kind, carried=self._encrypted)
             self._items.append(item)
             events.append(item.added())
         wanted = kind is _TEXT and self._top_logprobs is not None
@@ -134,11 +136,13 @@ class _Item:
 class _Said(_Item):
     """A message or a reasoning item: parts, one after the other."""
 
-    def __init__(self, place: int, kind: _Kind) -> None:
+    def __init__(self, place: int, kind: _Kind, *, carried: bool) -> None:
+        """carried: reasoning stands in `encrypted_content` too."""
         if kind.item == "message":
             super().__init__(place, "msg", "message", role="assistant", content=[])
         else:
             super().__init__(place, "rs", "reasoning", summary=[], encrypted_content=None)
+        self._carried = carried and kind.item == "reasoning"
         self._kind: _Kind | None = None  # of the part under way
         self._pieces: list[str] = []
         self._logprobs: list[Json] = []
@@ -170,6 +174,8 @@ class _Said(_Item):
             self._of_part(kind, f"{kind.part}.done", part=part),
         ]
         self.body[kind.home] = [*self.body.get(kind.home, ()), part]
+        if self._carried:
+            self.body["encrypted_content"] = packed(part[kind.field])
         self._kind, self._pieces, self._logprobs = None, [], []
         return events
 

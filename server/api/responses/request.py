@@ -17,10 +17,11 @@ from server.api.responses.tools import tools_of
 from server.errors import ApiError, InvalidRequest
 
 LOGPROBS = "message.output_text.logprobs"
-# the others are of tools that are refused, or (encrypted reasoning) of no use where reasoning comes in the clear
+ENCRYPTED = "reasoning.encrypted_content"
 _INCLUDABLE = (
     LOGPROBS,
-    "reasoning.encrypted_content",
+    ENCRYPTED,
+    # of built-in tools, and of inputs that are read again
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
     "file_search_call.results",
@@ -109,6 +110,10 @@ class ResponsesRequest(Edge, extra="allow"):
     def logprobs(self) -> int | None:
         """Alternatives to every token of the answer; None: no logprobs are wanted."""
         return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None
+
+    @property
+    def encrypted(self) -> bool:
+        return ENCRYPTED in (self.include or ())
 
     @property
     def summary(self) -> Summary | None:

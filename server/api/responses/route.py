@@ -85,7 +85,8 @@ class Responses:
                 return [*said, {"type": f"response.{last['status']}", "response": last}]
 
     def _output(self) -> Output:
-        return Output(top_logprobs=self.asked.logprobs, summary=self.asked.summary is not None)
+        asked = self.asked
+        return Output(top_logprobs=asked.logprobs, summary=asked.summary is not None, encrypted=asked.encrypted)
 
 
 def _say(output: Output, outcome: Outcome) -> list[Event]:
