@@ -53,7 +53,7 @@ class Text(Edge, extra="forbid"):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class StreamOptions(Edge, extra="forbid"):
+class ResponseStreamOptions(Edge, extra="forbid"):
     include_obfuscation: bool | None = None
 
 
@@ -75,7 +75,7 @@ class ResponsesRequest(Edge, extra="allow"):
     service_tier: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     text: Text | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -124,7 +124,7 @@ class ResponsesRequest(Edge, extra="allow"):
         return self.reasoning.effort if self.reasoning else None
 
 
-_PARTS = {"apportion": Options, "reasoning": Reasoning, "stream_options": StreamOptions, "text": Text}
+_PARTS = {"apportion": Options, "reasoning": Reasoning, "stream_options": ResponseStreamOptions, "text": Text}
 
 
 def read(body: object) -> ResponsesRequest:
