@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from server import errors, gateway
 from server.api import chat, models, status
 from server.api.base_url import BaseUrl
+from server.api.responses import route as responses
 from server.config import Config
 
 logger = logging.getLogger("apportion")
@@ -31,6 +32,6 @@ def create_app(config: Config, *, progress: Callable[[str], None] = logger.info)
     app = FastAPI(title="Apportion", docs_url=None, redoc_url=None, lifespan=lifespan)
     errors.install(app)
     app.add_middleware(BaseUrl, config=config)
-    for module in (chat, models, status):
+    for module in (chat, responses, models, status):
         app.include_router(module.router)
     return app

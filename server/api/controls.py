@@ -47,10 +47,6 @@ class Options(BaseModel):
         return other.model_copy(update={name: value for name, value in self if value is not None})
 
 
-def known_options() -> str:
-    return ", ".join(Options.model_fields)
-
-
 def in_headers(headers: Mapping[str, str]) -> Options:
     """The options that headers give. A header that none is of is refused: a typing error must not mean no limit."""
     given: dict[str, str | list[str]] = {}

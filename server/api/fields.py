@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from server.errors import InvalidRequest
+
 # honoured: the gateway acts on it. translated: rewritten into other fields, which are. forwarded: sent to the engine
 # as it came. refused: a 400 that names the field.
 Does = Literal["honoured", "translated", "forwarded", "refused"]
@@ -215,24 +217,7 @@ FIELDS: Mapping[str, Field] = dict(
 SENT_ON = frozenset(name for name, field in FIELDS.items() if field.sent_on)
 
 
-def reference() -> str:
-    """The text of docs/fields.md."""
-    lines = [_INTRODUCTION]
-    for source in ("OpenAI", "vLLM", "llama.cpp", "Apportion"):
-        lines += [f"## {_HEADINGS[source]}", "", "| field | what becomes of it | |", "|---|---|---|"]
-        rows = sorted((name, field) for name, field in FIELDS.items() if field.source == source)
-        lines += [f"| `{name}` | {_said(field)} | {field.why} |" for name, field in rows]
-        lines.append("")
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _said(field: Field) -> str:
-    if field.does == "honoured" and field.sent_on:
-        return "honoured, and forwarded"
-    return field.does
-
-
-_HEADINGS: Mapping[str, str] = {
+_HEADINGS: Mapping[Source, str] = {
     "OpenAI": "OpenAI's",
     "vLLM": "vLLM's beside them",
     "llama.cpp": "llama.cpp's beside them",
@@ -249,6 +234,34 @@ that names the field, because the request would not mean what it says; values th
 
 A null counts as not given. A field that is not listed is forwarded: the engine knows whether it is one.
 """
+
+
+def wanted(name: str, value: Any, fields: Mapping[str, Field] = FIELDS) -> bool:
+    """False for what asks for nothing. Raises InvalidRequest for what is refused."""
+    field = fields.get(name)
+    if value is None or field is None or field.does != "refused":
+        return value is not None
+    if any(value == harmless and type(value) is type(harmless) for harmless in field.harmless):
+        return False
+    raise InvalidRequest(f"{name} is not supported: {field.why}", param=name)
+
+
+def reference(fields: Mapping[str, Field] = FIELDS, introduction: str = _INTRODUCTION) -> str:
+    """The text of a page of docs/."""
+    lines = [introduction]
+    for source, heading in _HEADINGS.items():
+        rows = sorted((name, field) for name, field in fields.items() if field.source == source)
+        if rows:
+            lines += [f"## {heading}", "", "| field | what becomes of it | |", "|---|---|---|"]
+            lines += [f"| `{name}` | {_said(field)} | {field.why} |" for name, field in rows]
+            lines.append("")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _said(field: Field) -> str:
+    if field.does == "honoured" and field.sent_on:
+        return "honoured, and forwarded"
+    return field.does
 
 
 if __name__ == "__main__":

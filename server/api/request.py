@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from server.api.controls import Options, Words, known_options, model_and_suffix, settle
-from server.api.fields import FIELDS, SENT_ON
+from server.api.controls import Options, Words, model_and_suffix, settle
+from server.api.fields import SENT_ON, wanted
 from server.api.rewriting import rewritten, with_role
 from server.config import Config
 from server.errors import ApiError, InvalidRequest
@@ -18,11 +18,13 @@ from strategies.types import Query
 Body = Mapping[str, Any]
 
 
-class _Edge(BaseModel):
+class Edge(BaseModel):
+    """What comes in."""
+
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
-class StreamOptions(_Edge):
+class StreamOptions(Edge):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     include_usage: bool | None = None
@@ -37,7 +39,7 @@ class StreamOptions(_Edge):
         return value
 
 
-class ChatRequest(_Edge):
+class ChatRequest(Edge):
     """A chat completion request: the fields that are honoured, and as extras those that only go on to the engine."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
@@ -93,11 +95,11 @@ def parse(body: object) -> ChatRequest:
     """Raises ApiError 400 that names the field."""
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
-    fields = rewritten({name: value for name, value in cast("Body", body).items() if _wanted(name, value)})
+    fields = rewritten({name: value for name, value in cast("Body", body).items() if wanted(name, value)})
     try:
         request = ChatRequest.model_validate(fields)
     except ValidationError as error:
-        raise _explained(error) from None
+        raise explained(error, {"apportion": Options, "stream_options": StreamOptions}) from None
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options is only allowed when stream is true", param="stream_options")
     if request.top_logprobs and not request.logprobs:
@@ -106,16 +108,6 @@ def parse(body: object) -> ChatRequest:
         raise InvalidRequest(f"best_of is {request.best_of}, but n is {request.n}", param="best_of")
     _check_choice(request)
     return request
-
-
-def _wanted(name: str, value: Any) -> bool:
-    """False for what asks for nothing. Raises InvalidRequest for what is refused."""
-    field = FIELDS.get(name)
-    if value is None or field is None or field.does != "refused":
-        return value is not None
-    if any(value == harmless and type(value) is type(harmless) for harmless in field.harmless):
-        return False
-    raise InvalidRequest(f"{name} is not supported: {field.why}", param=name)
 
 
 def _check_choice(request: ChatRequest) -> None:
@@ -137,12 +129,13 @@ def _check_choice(request: ChatRequest) -> None:
             raise InvalidRequest("tool_choice names a function that is not among the tools", param="tool_choice")
 
 
-def _explained(error: ValidationError) -> ApiError:
+def explained(error: ValidationError, parts: Mapping[str, type[BaseModel]]) -> ApiError:
+    """The first thing that is wrong. parts: of the request, those that know all their fields."""
     first = error.errors(include_url=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"])[:100]
     if first["type"] == "extra_forbidden":
-        where = "apportion" if first["loc"][0] == "apportion" else "stream_options"
-        known = known_options() if where == "apportion" else ", ".join(StreamOptions.model_fields)
+        where = str(first["loc"][0])
+        known = ", ".join(parts[where].model_fields)
         return InvalidRequest(f"unknown field {param}: {where} knows {known}", param=param)
     return InvalidRequest(f"{param}: {first['msg'].removeprefix('Value error, ')}", param=param)
 
