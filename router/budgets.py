@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.allocator import checkpoints
+from router.blocks import some
 from router.comparison import Row, row_of
 from router.metered import NO_LIMIT, Limits, Speed, Spent, sampled, searched
 from router.policy import choose
@@ -70,7 +71,7 @@ class Requests:
 
     def __init__(self, stops: Stops, data: Examples, *, level: float, borda_power: float) -> None:
         """stops: of the same questions. level: of the upper bounds."""
-        self.questions: Ints = np.arange(0, len(data), -(-len(data) // _QUESTIONS))
+        self.questions = some(len(data), _QUESTIONS)
         self._stops, self._data, self._level, self._power = stops, data, level, borda_power
         self._menu = stops.world.menu
         self._stoppers = [stops.stopper(k) for k in range(len(stops.courses))]

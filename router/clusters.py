@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from router.blocks import some
 from router.features import FEATURE_NAMES
 
 Floats = NDArray[np.float64]
@@ -108,8 +109,7 @@ class Clusters:
         # a question recorded twice is one place: as two it would be its own neighbour, and the radius too small
         distinct = vectors[np.unique(vectors[:, _READ], axis=0, return_index=True)[1]]
         space = _Space.over(distinct)
-        if len(distinct) > _CONSIDERED:
-            distinct = distinct[np.sort(np.random.default_rng(seed).permutation(len(distinct))[:_CONSIDERED])]
+        distinct = distinct[some(len(distinct), _CONSIDERED)]
         rows = space(vectors)
         centroids = _kmeans(rows, max(1, min(k, len(rows) // _FEWEST)), random)
         statistics, general = _shrunken_means(centroids.nearest(rows)[0], outcomes, len(centroids.at))

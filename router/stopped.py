@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.allocator import as_run
+from router.blocks import some
 from router.courses import Courses
 from router.menu import SINGLE
 from router.odds import between
@@ -191,7 +192,7 @@ class Stops:
 
     def _earned(self) -> tuple[Floats, Ints]:
         """Utility by belief and question, over the prices of the gate; and which questions: of very many, some."""
-        asked: Ints = np.arange(0, len(self.fold), -(-len(self.fold) // _GATED))
+        asked = some(len(self.fold), _GATED)
         earned = np.zeros((len(BELIEFS), len(asked)))
         for token_price, latency_price in GATE:
             prices = Prices(token_price=token_price, latency_price=latency_price)

@@ -133,6 +133,18 @@ def test_landmarks_cover_all_that_was_recorded() -> None:
     assert max(known.place(row).distance for row in rows[kept]) <= min(gaps) + 0.02  # of rounding
 
 
+def test_of_very_many_questions_some_tell_whom_the_model_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Landmarks are chosen among a few, which are of every kind all the same."""
+    monkeypatch.setattr("router.clusters._CONSIDERED", 200)
+    vectors, member = clouds(5, 200)
+    known = Clusters.fit(vectors, member[:, None].astype(float))
+    assert len(known.landmarks.at) == 200
+    assert np.mean([known.place(one).familiar for one in vectors]) > 0.9
+    strange = clouds(1, 5, seed=9)[0]
+    assert not any(known.place(one).familiar for one in strange)
+    assert [known.place(one).statistics[0] for one in vectors[::200]] == pytest.approx(range(5), abs=0.1)
+
+
 def test_each_outcome_is_shrunken_by_what_clusters_say_of_it() -> None:
     rows, member = clouds(12, 12)
     random = np.random.default_rng(2)

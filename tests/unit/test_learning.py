@@ -26,7 +26,7 @@ from router.questions import Question
 from router.reliability import reliability
 from router.speed import Load
 from router.summary import table
-from router.training import conformal_factor, examples, fit, folds
+from router.training import conformal_factor, examples, fit, folds, length_rows
 from strategies.types import Prediction, StrategySpec
 from tests.fakes import menu_of
 from tests.pools import MENU, POOLS, STEP_TOKENS, question
@@ -200,6 +200,17 @@ def test_a_confidence_tells_questions_apart_that_differ(trained: Trained) -> Non
     for found in trained.stopping.found:
         assert found.confidence[:, 2].min() < 0.3
         assert found.confidence[:, 2].max() > 0.8
+
+
+def test_of_very_many_questions_a_few_samples_each_tell_of_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = examples(POOLS, MENU)
+    rows, lengths = length_rows(data)
+    assert len(rows) == len(lengths) == sum(len(each.samples) for each in POOLS)
+    monkeypatch.setattr("router.training._LENGTHS", len(POOLS) * 5)
+    rows, lengths = length_rows(data)
+    assert len(rows) == len(lengths) == len(POOLS) * 5
+    assert lengths[:6].tolist() == [float(s.tokens) for s in [*POOLS[0].samples[:5], POOLS[1].samples[0]]]
+    assert (rows[5] == data.features[1]).all()
 
 
 def test_every_family_is_spread_over_the_folds() -> None:

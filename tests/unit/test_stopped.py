@@ -155,6 +155,13 @@ def test_how_far_the_text_is_believed_on_a_fold_follows_from_the_others(fold: in
     assert stops(predicted=replace(TRUTH, accuracy=wrong_elsewhere)).beliefs()[fold] == 0
 
 
+def test_of_very_many_questions_the_gate_asks_some(foresight: Stops, monkeypatch: pytest.MonkeyPatch) -> None:
+    everyone = foresight.belief()
+    monkeypatch.setattr("router.stopped._GATED", COUNT // 2)
+    assert foresight.belief() == everyone > 0
+    assert len(foresight.beliefs()) == len(PARTS)
+
+
 def test_what_the_text_says_of_queries_that_the_model_does_not_know_is_not_looked_at() -> None:
     strange = stops(found=held(familiar=False))
     assert strange.belief() == 0
