@@ -71,13 +71,13 @@ class Requests:
 
     def __init__(self, stops: Stops, data: Examples, *, level: float, borda_power: float) -> None:
         """stops: of the same questions. level: of the upper bounds."""
-        self.questions = some(len(data), _QUESTIONS)
+        self.questions: list[int] = some(len(data), _QUESTIONS).tolist()
         self._stops, self._data, self._level, self._power = stops, data, level, borda_power
         self._menu = stops.world.menu
         self._stoppers = [stops.stopper(k) for k in range(len(stops.courses))]
         speeds = speeds_of(data)
         self._speeds: dict[int, Speed] = {}
-        for i in self.questions.tolist():
+        for i in self.questions:
 
             def speed(size: int, i: int = i) -> tuple[float, float]:
                 first, each = speeds(np.array([i]), np.array([size]))
@@ -85,22 +85,22 @@ class Requests:
 
             self._speeds[i] = speed
         orders = int(np.clip(_REQUESTS // len(self.questions), 1, 8))
-        self._orders = {
+        self._orders: dict[int, list[list[int]]] = {
             i: [
                 np.random.default_rng([7, i, k]).permutation(len(data.pools[i].samples)).tolist() for k in range(orders)
             ]
-            for i in self.questions.tolist()
+            for i in self.questions
         }
 
     def fixed(self, limits: Limits) -> World:
         """Every strategy run to its end, as far as the limits allow."""
-        return self._world([[self._run(i, spec, limits) for spec in self._menu] for i in self.questions.tolist()])
+        return self._world([[self._run(i, spec, limits) for spec in self._menu] for i in self.questions])
 
     def stopped(self, limits: Limits, prices: Prices, offered: Mapping[int, Sequence[Prediction]]) -> World:
         """The same with checkpoints. offered: of each question, the menu as run."""
         found: list[list[Spent]] = []
-        for i in self.questions.tolist():
-            stopper = self._stoppers[self._stops.fold[i]]
+        for i in self.questions:
+            stopper = self._stoppers[int(self._stops.fold[i])]
             place = stopper.clusters.place(self._data.features[i])
             found.append(
                 [
@@ -117,7 +117,7 @@ class Requests:
     def fitting(self, limits: Limits) -> Sequence[int]:
         """Strategies of the menu that keep the limits, uncut, in so many cases as the upper bounds promise."""
         kept = np.zeros(len(self._menu))
-        for i in self.questions.tolist():
+        for i in self.questions:
             for j, spec in enumerate(self._menu):
                 label = self._data.labels[i][spec]
                 runs = [run for run in self._data.pools[i].runs if run.spec == str(spec)]
@@ -181,7 +181,7 @@ def at_budgets(
         *(Limits(tokens=max(1, round(one * times))) for times in TOKENS),
         *(Limits(seconds=round(quickest * times, 3)) for times in SECONDS),
     ]
-    named = [blocks[i] for i in requests.questions.tolist()]
+    named = [blocks[i] for i in requests.questions]
     return tuple(at for each in limits for at in _under(stops, requests, beliefs, named, each))
 
 
@@ -196,13 +196,12 @@ def _under(
     for token_price, latency_price in PRICES:
         prices = Prices(token_price=token_price, latency_price=latency_price)
         offered = {
-            i: stops.as_run(i, stops.offered(i, believed[i]), prices, seconds_left=limits.seconds)
-            for i in asked.tolist()
+            i: stops.as_run(i, stops.offered(i, believed[i]), prices, seconds_left=limits.seconds) for i in asked
         }
         # where nothing has a price everything is drawn at once, and there is nothing to decide at a checkpoint
         learned = requests.stopped(limits, prices, offered) if token_price or latency_price else fixed
-        both = [_allocated(offered[i], prices, limits) for i in asked.tolist()]
-        plain = [_allocated(stops.offered(i, stops.predicted.accuracy[i]), prices, limits) for i in asked.tolist()]
+        both = [_allocated(offered[i], prices, limits) for i in asked]
+        plain = [_allocated(stops.offered(i, stops.predicted.accuracy[i]), prices, limits) for i in asked]
         adaptive, before = (np.array([menu.index(one.spec) for one in each], dtype=np.intp) for each in (both, plain))
         utility = fixed.utility(prices)
         best = max(fitting, key=lambda j: float(utility[:, j].mean()))

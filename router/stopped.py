@@ -137,7 +137,7 @@ class Stops:
         self, question: int, rows: Sequence[Prediction], prices: Prices, *, seconds_left: float = inf
     ) -> list[Prediction]:
         """The same as the allocator predicts it in waves, and stopped."""
-        table = self.courses[self.fold[question]] if self.familiar[question] else None
+        table = self.courses[int(self.fold[question])] if self.familiar[question] else None
         alone = next((row.accuracy for row in rows if row.spec == SINGLE), None)
         return [as_run(row, prices, table, None, alone, seconds_left=seconds_left) for row in rows]
 
@@ -164,7 +164,7 @@ class Stops:
         return self.expected(prices, np.array(beliefs)[self.fold]).utility(prices).argmax(axis=1)
 
     def best_elsewhere(
-        self, utility: Floats, among: Sequence[int] | None = None, questions: Ints | None = None
+        self, utility: Floats, among: Sequence[int] | None = None, questions: Sequence[int] | None = None
     ) -> Ints:
         """The strategy with the highest mean utility on the other folds' questions: a lookup table. questions: whose
         utilities these are; None: all."""
