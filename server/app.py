@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import errors, gateway
 from server.access.middleware import AccessMiddleware
-from server.api import chat, completions, models, passthrough, status
+from server.api import chat, completions, document, models, passthrough, status
 from server.api.base_url import BaseUrl
 from server.api.responses import route as responses
 from server.config import Config
@@ -41,6 +41,7 @@ def create_app(config: Config, *, progress: Callable[[str], None] = logger.info)
     for module in (chat, responses, completions, models, status):
         app.include_router(module.router)
     app.router.default = passthrough.app
+    document.install(app, config)
     app.add_middleware(BaseUrl, config=config)  # each one added is around those before
     app.add_middleware(AccessMiddleware)
     if config.access.cors_origins:  # the outermost: browsers ask beforehand, without a key
