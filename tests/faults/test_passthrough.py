@@ -656,6 +656,42 @@ async def test_a_keys_largest_budget_holds_for_what_is_passed_on() -> None:
         assert (late.status_code, error_of(late)["code"]) == (504, "deadline_exceeded")
 
 
+async def test_a_keys_largest_budget_holds_for_chats() -> None:
+    """Whatever the client asks for; in what it gets it sees what it had."""
+    keys = {"team": {"key": KEY, "max_total_tokens": 500, "deadline_ms": 9_000}}
+    async with both(keys=keys) as (_, served):
+        asked = {"max_total_tokens": 5000, "deadline_ms": 60_000}
+        for apportion in (asked, {}):
+            response = await served.chat(headers=BEARER, apportion=apportion)
+            budget = response.json()["apportion"]["budget"]
+            assert (budget["max_total_tokens"], budget["deadline_ms"]) == (500, 9_000)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"apportion": {"profile": "quality"}},
+        {"headers": {"x-apportion-profile": "quality"}},
+        {"model": "tiny:quality"},
+    ],
+)
+async def test_a_profile_that_is_not_the_keys_is_a_403(asked: dict[str, Any]) -> None:
+    async with both(keys={"team": {"key": KEY, "profiles": ["fast"]}}) as (engine, served):
+        refused = await served.chat(**{**asked, "headers": {**BEARER, **asked.get("headers", {})}})
+        assert (refused.status_code, error_of(refused)["code"]) == (403, "not_permitted")
+        assert "it may for fast" in error_of(refused)["message"]
+        assert not engine.requests
+
+
+@pytest.mark.parametrize("asked", [{}, {"apportion": {"profile": "fast"}}, {"reasoning_effort": "high"}])
+async def test_who_asks_for_no_other_profile_gets_the_keys(asked: dict[str, Any]) -> None:
+    """`reasoning_effort` is sent unasked by some clients: it is a wish."""
+    async with both(keys={"team": {"key": KEY, "profiles": ["fast"]}}) as (_, served):
+        body = {"messages": [{"role": "user", "content": "x"}], **asked}
+        response = await served.client.post("/v1/chat/completions", json=body, headers=BEARER)
+        assert response.json()["apportion"]["profile"] == "fast"
+
+
 # --- browsers
 
 
