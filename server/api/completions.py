@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import itemgetter
 from statistics import fmean
 from typing import Any, cast
 
@@ -57,10 +58,9 @@ def best_of(raw: bytes, *, most: int) -> Change:
 def _chosen(raw: bytes, *, drawn: int, n: int, keep_logprobs: bool) -> bytes:
     """The answer with the n best choices of every prompt. Raises EngineFailed."""
     answer = json_object(raw)
-    choices = cast("list[dict[str, Any]]", answer.get("choices") or [])
     try:
-        ordered = sorted(choices, key=lambda choice: int(choice["index"]))
-        scores = {id(choice): _mean_logprob(choice) for choice in ordered}
+        choices = cast("list[dict[str, Any]]", answer["choices"])
+        ordered = sorted(((int(choice["index"]), _logprobs(choice), choice) for choice in choices), key=itemgetter(0))
     except (AttributeError, KeyError, TypeError, ValueError):
         raise EngineFailed(
             "The engine's answer has no log probabilities to choose by.",
@@ -72,20 +72,31 @@ def _chosen(raw: bytes, *, drawn: int, n: int, keep_logprobs: bool) -> bytes:
         ) from None
     best: list[dict[str, Any]] = []
     for first in range(0, len(ordered), drawn):
-        of_one_prompt = ordered[first : first + drawn]
-        best += sorted(of_one_prompt, key=lambda choice: scores[id(choice)], reverse=True)[:n]
+        of_one_prompt = sorted(ordered[first : first + drawn], key=lambda each: _mean(each[1]), reverse=True)
+        best += [choice for _, _, choice in of_one_prompt[:n]]
     for index, choice in enumerate(best):
         choice["index"] = index
         if not keep_logprobs:
             choice["logprobs"] = None
-    return orjson.dumps({**answer, "choices": best})
+    tokens = sum(len(logprobs) for _, logprobs, _ in ordered)
+    return orjson.dumps({**answer, "choices": best, "usage": _usage(answer, tokens)})
 
 
-def _mean_logprob(choice: Mapping[str, Any]) -> float:
-    """Of vLLM's (OpenAI's old) form or of llama.cpp's (that of chats); of nothing said: the worst there is."""
+def _logprobs(choice: Mapping[str, Any]) -> list[float]:
+    """Of every token, in vLLM's (OpenAI's old) form or in llama.cpp's (that of chats)."""
     logprobs: Mapping[str, Any] = choice["logprobs"]
     if "token_logprobs" in logprobs:
-        values = [float(value) for value in logprobs["token_logprobs"] if value is not None]
-    else:
-        values = [float(entry["logprob"]) for entry in logprobs["content"]]
-    return fmean(values) if values else -math.inf
+        return [float(value) for value in logprobs["token_logprobs"] if value is not None]
+    return [float(entry["logprob"]) for entry in logprobs["content"]]
+
+
+def _mean(logprobs: list[float]) -> float:
+    return fmean(logprobs) if logprobs else -math.inf  # nothing said is the worst there is
+
+
+def _usage(answer: Mapping[str, Any], tokens: int) -> Mapping[str, Any]:
+    """The engine's, but never less than was seen: llama.cpp counts the first choice only."""
+    told = cast("dict[str, Any]", usage) if isinstance(usage := answer.get("usage"), dict) else {}
+    prompt = told["prompt_tokens"] if is_count(told.get("prompt_tokens")) else 0
+    tokens = max(tokens, told["completion_tokens"] if is_count(told.get("completion_tokens")) else 0)
+    return {**told, "prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}

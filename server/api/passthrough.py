@@ -214,6 +214,7 @@ class Passed(Response):
         try:
             async with aclosing(self._pieces(response)) as pieces:
                 async for piece in pieces:
+                    self._tail.see(piece)
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         except EngineError as error:
             if self._streams and self._tail.between_events:
@@ -234,6 +235,7 @@ class Passed(Response):
         except EngineError as error:
             raise from_engine(error) from error
         content = rewrite(bytes(raw))
+        self._tail.see(content)
         headers = rules.to_client(response.headers.multi_items()) | {"content-length": str(len(content))}
         await self._start(response.status_code, headers, send)
         await send({"type": "http.response.body", "body": content, "more_body": False})
@@ -261,7 +263,6 @@ class Passed(Response):
             if piece is None:
                 return
             patience = engine.idle_timeout_seconds
-            self._tail.see(piece)
             yield piece
 
     def _count(self, outcome: str) -> None:

@@ -232,13 +232,24 @@ def test_best_of_asks_for_so_many_and_returns_the_likeliest_a_token() -> None:
     answer = dumped(
         id="cmpl-1",
         choices=[choice(0, -1.0, -1.0), choice(1, None, -0.2), choice(2, -0.3, -0.3, -0.3)],
-        usage={"completion_tokens": 6},
+        usage={"prompt_tokens": 4, "completion_tokens": 7, "total_tokens": 11},
     )
     assert json.loads(change.rewrite(answer)) == {
         "id": "cmpl-1",
         "choices": [{"index": 0, "text": "1", "logprobs": None}],
-        "usage": {"completion_tokens": 6},
+        "usage": {"prompt_tokens": 4, "completion_tokens": 7, "total_tokens": 11},
     }
+
+
+def test_the_tokens_of_best_of_are_those_of_all_choices() -> None:
+    """llama.cpp's usage tells of the first choice only."""
+    change = best_of(dumped(best_of=2), most=8)
+    assert change.rewrite is not None
+    answer = dumped(
+        choices=[choice(0, -1.0, -1.0), choice(1, -3.0)], usage={"prompt_tokens": 4, "completion_tokens": 2}
+    )
+    for content in (answer, dumped(choices=[choice(0, -1.0, -1.0), choice(1, -3.0)], usage=["odd"])):
+        assert json.loads(change.rewrite(content))["usage"]["completion_tokens"] == 3
 
 
 def test_best_of_chooses_for_every_prompt_and_keeps_logprobs_that_were_asked_for() -> None:
@@ -299,6 +310,7 @@ def test_a_best_of_that_can_not_be_is_refused_by_name(fields: dict[str, Any], pa
     [
         dumped(choices=[{"index": 0, "logprobs": None}]), dumped(choices=[{"index": 0}]), dumped(choices=["x"]),
         dumped(choices=[{"index": 0, "logprobs": {"token_logprobs": ["x"]}}]), dumped(choices=7),
+        dumped(), b"busy",
     ],
 )  # fmt: skip
 def test_without_logprobs_there_is_nothing_to_choose_by(answer: bytes) -> None:
