@@ -34,7 +34,7 @@ async def completions(request: Request) -> Response:
 
 def best_of(raw: bytes, *, most: int) -> Change:
     """What the engine is asked instead, and what becomes of its answer. most: that it can draw. Raises ApiError."""
-    body = json_object(raw)
+    body = json_object(raw) or {}
     wanted, n = body.get("best_of"), body.get("n") or 1
     if wanted is None or not is_count(n):
         return Change(raw)
@@ -57,7 +57,7 @@ def best_of(raw: bytes, *, most: int) -> Change:
 
 def _chosen(raw: bytes, *, drawn: int, n: int, keep_logprobs: bool) -> bytes:
     """The answer with the n best choices of every prompt. Raises EngineFailed."""
-    answer = json_object(raw)
+    answer = json_object(raw) or {}
     try:
         choices = cast("list[dict[str, Any]]", answer["choices"])
         ordered = sorted(((int(choice["index"]), _logprobs(choice), choice) for choice in choices), key=itemgetter(0))

@@ -98,9 +98,12 @@ async def pass_through(
 
 
 async def _content(request: Request, gateway: Gateway) -> bytes | Upload:
-    """JSON is read whole, because its tokens count; everything else goes on while it comes in."""
+    """JSON is read whole, because its tokens count; everything else goes on while it comes in.
+
+    Where text is written it is JSON, whatever the header calls it: llama.cpp does not look at that.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json" or kind.endswith("+json"):
+    if kind == "application/json" or kind.endswith("+json") or rules.generates(request.scope["path"]):
         return await read_body(request, gateway.config.server)
     if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
         return b""

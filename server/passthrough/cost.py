@@ -30,9 +30,14 @@ class Cost:
 
 
 def cost(content: bytes, *, generates: bool, cap: int) -> Cost:
-    """generates: whether the engine writes text for it. Raises InvalidRequest when more than the cap is asked for."""
+    """generates: whether the engine writes text for it.
+
+    Raises InvalidRequest when more than the cap is asked for, or what is asked for can't be read: an engine might.
+    """
     body = json_object(content)
-    if not body:
+    if body is None:
+        if content and generates:
+            raise InvalidRequest("the body must be a JSON object", code="invalid_json")
         return Cost()
     return Cost(
         model=str(body.get("model") or ""),
@@ -41,13 +46,13 @@ def cost(content: bytes, *, generates: bool, cap: int) -> Cost:
     )
 
 
-def json_object(content: bytes) -> Mapping[str, Any]:
-    """The fields of a body; none when it is no JSON object, which is the engine's to judge."""
+def json_object(content: bytes) -> Mapping[str, Any] | None:
+    """The fields of a body; None when it is no JSON object."""
     try:
         body: object = orjson.loads(content)
     except orjson.JSONDecodeError:
-        return {}
-    return cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        return None
+    return cast("dict[str, Any]", body) if isinstance(body, dict) else None
 
 
 def is_count(value: object) -> bool:
@@ -55,15 +60,24 @@ def is_count(value: object) -> bool:
 
 
 def _most(body: Mapping[str, Any], cap: int) -> int:
-    choices = (body["n"] if is_count(body.get("n")) else 1) * _prompts(body.get("prompt"))
-    name = next((name for name in _LIMITS if is_count(body.get(name))), None)
-    if name is None:
+    choices = (_number(body.get("n")) or 1) * _prompts(body.get("prompt"))
+    name, most = next(((name, most) for name in _LIMITS if (most := _number(body.get(name)))), ("", 0))
+    if not name:
         return min(_OPEN_ENDED * choices, cap)
-    most = int(body[name]) * choices
-    if most > cap:
-        over = f" for {choices} choices comes to {most} tokens" if choices > 1 else f" is {most}"
+    if most * choices > cap:
+        over = f" for {choices} choices comes to {most * choices} tokens" if choices > 1 else f" is {most}"
         raise InvalidRequest(f"{name}{over}: the most is {cap}", param=name)
-    return most
+    return most * choices
+
+
+def _number(value: object) -> int:
+    """What an engine may take for a number above 0: pydantic, which vLLM reads with, takes 5.0 and "5" too. 0: none."""
+    if is_count(value):
+        return cast("int", value)
+    try:
+        return max(0, int(float(value))) if isinstance(value, str | float) else 0
+    except (OverflowError, ValueError):
+        return 0
 
 
 def _prompts(prompt: object) -> int:

@@ -592,6 +592,19 @@ async def test_limits_of_requests_are_told_and_held() -> None:
         assert "team" not in page
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "", "multipart/form-data; boundary=x"])
+async def test_no_content_type_is_a_way_around_a_budget(kind: str) -> None:
+    """llama.cpp takes JSON under any name."""
+    async with both({"/v1/completions": answers({})}, budgets={"cap_total_tokens": 8192}) as (engine, served):
+        asked = json.dumps({"prompt": "x", "max_tokens": 9000})
+        refused = await served.client.post("/v1/completions", content=asked, headers={"content-type": kind})
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "max_tokens")
+        deep = asked[:-1] + ', "zzz": ' + "[" * 5000 + "]" * 5000 + "}"
+        refused = await served.client.post("/v1/completions", content=deep, headers={"content-type": kind})
+        assert (refused.status_code, error_of(refused)["code"]) == (400, "invalid_json")
+        assert not engine.passed
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_tokens_of_a_chat_are_reserved_and_then_what_they_were(streamed: bool) -> None:
     keys = {"team": {"key": KEY, "tokens_per_minute": 1000}}

@@ -194,6 +194,10 @@ def dumped(**fields: Any) -> bytes:
         ({"max_output_tokens": 10}, 10),
         ({"max_tokens": None, "max_completion_tokens": 9}, 9),
         ({"max_tokens": "many"}, 1000),
+        ({"max_tokens": "20", "n": 2.0}, 40),
+        ({"max_tokens": 30.0}, 30),
+        ({"max_tokens": -1, "n": "nan"}, 1000),
+        ({"max_tokens": True, "n_predict": "1e999"}, 1000),
         ({}, 1000),
     ],
 )
@@ -214,8 +218,12 @@ def test_what_generates_nothing_costs_its_prompt() -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"nonsense", b'"text"', b"\xff", b"[" * 100_000])
-def test_a_body_that_is_no_object_is_the_engines_to_judge(raw: bytes) -> None:
-    assert cost(raw, generates=True, cap=1).total == 0
+def test_a_body_that_is_no_object_is_the_engines_to_judge_where_nothing_is_written(raw: bytes) -> None:
+    """Elsewhere an engine that reads more than we do would write more than it may."""
+    assert cost(raw, generates=False, cap=1).total == 0
+    if raw:
+        with pytest.raises(InvalidRequest, match="must be a JSON object"):
+            cost(raw, generates=True, cap=1)
 
 
 # --- best_of
