@@ -332,7 +332,7 @@ class Config(Section):
     answers: Answers = Field(default_factory=Answers, description="When two answers count as the same.")
     keys: Mapping[str, Key] = Field(
         default_factory=dict[str, Key],
-        description="API keys, each under a name for logs and limits. Without any the API is open to everyone who "
+        description="API keys, each under a name of your own. Without any the API is open to everyone who "
         "reaches it: see authentication.md.",
     )
     access: Access = Field(default_factory=Access, description="What keys, limits and browsers share.")

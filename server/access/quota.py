@@ -3,7 +3,7 @@
 Windows and not a bucket, because they can give back: tokens are reserved before the work and settled to what it really
 took. The counters are those of the `limits` package: two a key, so as many as the configuration has, in the process or
 in Redis. When Redis does not answer, requests pass, and a warning is logged: a limit protects, it is not worth an
-outage.
+outage. Nor is it worth the wait: a Redis that kept a request waiting is not asked again for a while.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -26,6 +26,7 @@ from server.errors import RateLimited
 logger = logging.getLogger("apportion")
 T = TypeVar("T")
 _PATIENCE = 1.0  # seconds for one question to Redis
+_REST = 5.0  # seconds without a question after one that took longer
 _MINUTE = 60.0
 
 
@@ -57,6 +58,8 @@ class Quota:
         self._requests = {name: _item(each.requests) for name, each in limits.items() if each.requests}
         self._tokens = {name: _item(each.tokens) for name, each in limits.items() if each.tokens}
         self._counters = FixedWindowRateLimiter(_storage(storage))
+        self._resting_until = 0.0  # monotonic seconds
+        self._counting = True  # as far as the last question tells
 
     async def admit(self, name: str) -> None:
         """Count one request. Raises RateLimited."""
@@ -77,7 +80,7 @@ class Quota:
         now = time.time()
         held = sum(each.tokens for each in reserved if now < each.until)
         if spent != held:
-            await self._asked(self._counters.hit(item, "tokens", name, cost=spent - held), True)
+            await self._hit("tokens", item, name, spent - held)
 
     async def headers(self, name: str) -> dict[str, str]:
         """OpenAI's x-ratelimit-* of a key."""
@@ -98,24 +101,39 @@ class Quota:
 
     async def _take(self, kind: str, item: RateLimitItemPerMinute, name: str, amount: int) -> float:
         """When the window ends. Raises RateLimited."""
-        if await self._asked(self._counters.hit(item, kind, name, cost=amount), True):
+        if await self._hit(kind, item, name, amount):
             return (await self._window(item, kind, name))[0]
-        await self._asked(self._counters.hit(item, kind, name, cost=-amount), True)  # refused: not taken after all
+        await self._hit(kind, item, name, -amount)  # refused: not taken after all
         reset, _ = await self._window(item, kind, name)
         raise RateLimited(kind, limit=item.amount, asked=amount, seconds=reset - time.time())
 
-    async def _window(self, item: RateLimitItemPerMinute, kind: str, name: str) -> tuple[float, int]:
-        full = (time.time() + _MINUTE, item.amount)
-        reset, remaining = await self._asked(self._counters.get_window_stats(item, kind, name), full)
-        return reset, min(int(remaining), item.amount)
+    async def _hit(self, kind: str, item: RateLimitItemPerMinute, name: str, amount: int) -> bool:
+        """Take tokens, or give back. Whether it stays within the limit."""
+        return await self._asked(lambda: self._counters.hit(item, kind, name, cost=amount), True)
 
-    async def _asked(self, question: Awaitable[T], otherwise: T) -> T:
+    async def _window(self, item: RateLimitItemPerMinute, kind: str, name: str) -> tuple[float, int]:
+        """When it ends (wall clock), and what is left in it."""
+        full = (time.time() + _MINUTE, item.amount)
+        reset, left = await self._asked(lambda: self._counters.get_window_stats(item, kind, name), full)
+        return reset, min(int(left), item.amount)
+
+    async def _asked(self, question: Callable[[], Awaitable[T]], otherwise: T) -> T:
+        if time.monotonic() < self._resting_until:
+            return otherwise
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await question
+                answer = await question()
         except (StorageError, TimeoutError, OSError) as error:
-            logger.warning("limits can't be counted, so they do not hold: %s", type(error).__name__)
+            if isinstance(error, TimeoutError):
+                self._resting_until = time.monotonic() + _REST
+            if self._counting:  # once an outage, not once a request
+                logger.warning("limits can't be counted, so they do not hold: %s", type(error).__name__)
+            self._counting = False
             return otherwise
+        if not self._counting:
+            logger.info("limits are counted again")
+        self._counting = True
+        return answer
 
 
 def _item(amount: int) -> RateLimitItemPerMinute:

@@ -283,21 +283,37 @@ async def test_the_counters_are_as_many_as_the_keys(clock: Clock) -> None:
     assert not memory.events
 
 
-async def test_a_storage_that_does_not_answer_lets_requests_pass() -> None:
+class Down:
+    """Counters of a storage that fails, or that never answers."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self.silent = silent
+        self.asked = 0
+
+    async def hit(self, *_: Any, **__: Any) -> bool:
+        self.asked += 1
+        if self.silent:
+            await asyncio.Event().wait()
+        raise ConnectionError
+
+    get_window_stats = hit
+
+
+@pytest.mark.parametrize(("silent", "asked"), [(False, 9), (True, 1)])
+async def test_a_storage_that_does_not_answer_lets_requests_pass(
+    silent: bool, asked: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once; and only one request has to wait."""
+    monkeypatch.setattr("server.access.quota._PATIENCE", 0.01)
     quota = Quota({"a": Limits(requests=1, tokens=1)})
-
-    class Down:
-        async def hit(self, *_: Any, **__: Any) -> bool:
-            raise ConnectionError
-
-        async def get_window_stats(self, *_: Any) -> Any:
-            raise ConnectionError
-
-    quota._counters = Down()  # type: ignore[assignment]  # pyright: ignore
+    down = Down(silent=silent)
+    quota._counters = down  # type: ignore[assignment]  # pyright: ignore
     for _ in range(3):
         await quota.admit("a")
-        assert await quota.reserve("a", 5) is not None
+        assert await quota.headers("a")
     assert (await quota.headers("a"))["x-ratelimit-remaining-requests"] == "1"
+    assert down.asked == asked + 5 * (not silent)
+    assert [record.message for record in caplog.records].count(caplog.records[0].message) == len(caplog.records) == 1
 
 
 def test_a_storage_that_can_not_be_is_one_sentence() -> None:
