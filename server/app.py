@@ -7,14 +7,21 @@ import logging
 from collections.abc import AsyncGenerator, Callable
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from server import errors, gateway
-from server.api import chat, models, status
+from server.access.middleware import AccessMiddleware
+from server.api import chat, completions, document, models, passthrough, status
 from server.api.base_url import BaseUrl
 from server.api.responses import route as responses
 from server.config import Config
 
 logger = logging.getLogger("apportion")
+# what a page in a browser may read, beside what it always may
+_READABLE = (
+    "retry-after", "server-timing", "x-request-id", "x-apportion-strategy", "x-apportion-tokens",
+    *(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")),
+)  # fmt: skip
 
 
 def create_app(config: Config, *, progress: Callable[[str], None] = logger.info) -> FastAPI:
@@ -31,7 +38,18 @@ def create_app(config: Config, *, progress: Callable[[str], None] = logger.info)
 
     app = FastAPI(title="Apportion", docs_url=None, redoc_url=None, lifespan=lifespan)
     errors.install(app)
-    app.add_middleware(BaseUrl, config=config)
-    for module in (chat, responses, models, status):
+    for module in (chat, responses, completions, models, status):
         app.include_router(module.router)
+    app.router.default = passthrough.app
+    document.install(app, config)
+    app.add_middleware(BaseUrl, config=config)  # each one added is around those before
+    app.add_middleware(AccessMiddleware)
+    if config.access.cors_origins:  # the outermost: browsers ask beforehand, without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.access.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_READABLE,
+        )
     return app

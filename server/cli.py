@@ -16,6 +16,9 @@ from router.boosted import ModelError
 from router.chats import read_chats
 from router.families import builtin_questions
 from router.questions import Question
+from server.access.keys import hashed, new_key
+from server.access.quota import LimitsUnavailable
+from server.access.settings import NAMES, is_name
 from server.backends.embedded import EmbeddedEngineError
 from server.config import Config, ConfigError, load_config
 from server.serving import PortTaken, run, serve_forever
@@ -96,8 +99,28 @@ def serve(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         run(serve_forever(config))
-    except (PortTaken, ModelError, EmbeddedEngineError) as error:
+    except (PortTaken, ModelError, EmbeddedEngineError, LimitsUnavailable) as error:
         raise _Clear(str(error)) from None
+
+
+@main.command()
+@click.argument("name", default="default")
+@click.option("--given", is_flag=True, help="Read a key from standard input instead of making one.")
+def key(name: str, given: bool) -> None:
+    """Make an API key, and print the lines of the configuration that let it in.
+
+    The key is shown this once; the configuration holds its hash.
+    """
+    if not is_name(name):
+        raise _Clear(f"not a name for a key; accepted: {NAMES}")
+    secret = sys.stdin.readline().strip() if given else new_key()
+    try:
+        kept = hashed(secret)
+    except ValueError as error:
+        raise _Clear(f"the key {error}") from None
+    if not given:
+        _say(f"{secret}\n")
+    click.echo(f"keys:\n  {name}:\n    key: {kept}")
 
 
 @main.command()

@@ -59,7 +59,7 @@ __all__ = [
 ]
 
 PREFIX = "APPORTION_"
-_NAMED = ("profiles", "scorers")  # sections with entries of the operator's own naming
+_NAMED = ("profiles", "scorers", "keys")  # sections with entries of the operator's own naming
 CONFIG_VARIABLE = "APPORTION_CONFIG"
 # Kubernetes puts these into every pod next to a Service that is called "apportion"; they are not meant for us.
 _SERVICE_LINK = re.compile(r"APPORTION_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)\w*|PORT(?==\w+://))=.*")
@@ -215,7 +215,8 @@ def _explain(
     if kind == "value_error" or field is None:
         what = message.removeprefix("Value error, ")
     else:
-        shown = "what is given" if field.annotation == SecretStr | None else ascii(given)[:60]
+        secret = SecretStr in (field.annotation, *get_args(field.annotation))
+        shown = "what is given" if secret else ascii(given)[:60]
         what = f"{shown} is not accepted; accepted: {_accepted(field)}"
     yield f"{path}{f' ({variable})' if variable else ''}: {what}"
 
@@ -275,7 +276,7 @@ def _default(field: FieldInfo) -> str:
     default: object = field.default
     if isinstance(default, tuple):
         entries = cast(tuple[object, ...], default)
-        return ", ".join(f"`{json.dumps(entry) if isinstance(entry, str) else entry}`" for entry in entries)
+        return ", ".join(f"`{json.dumps(entry) if isinstance(entry, str) else entry}`" for entry in entries) or "none"
     return f"`{json.dumps(default)}`"
 
 

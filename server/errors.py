@@ -3,12 +3,15 @@
     ApiError
     ├── InvalidRequest        400  invalid_request_error
     │   └── BudgetInfeasible  400  code budget_infeasible; names the smallest budget that would do
+    ├── Unauthorized          401  no key, or code invalid_api_key
+    ├── NotPermitted          403  code not_permitted: the key may not ask for it
     ├── ModelNotFound         404  code model_not_found
     ├── UnknownUrl            404  code unknown_url
     ├── MethodNotAllowed      405  code method_not_allowed
     ├── RequestTimeout        408  code request_timeout: the body did not arrive
     ├── PayloadTooLarge       413  code payload_too_large
     ├── Overloaded            429  code rate_limit_exceeded, Retry-After
+    ├── RateLimited           429  code rate_limit_exceeded, Retry-After: a limit of the key
     ├── InternalError         500  code internal_error, no details
     ├── EngineFailed          the engine's status, or 502
     ├── EngineUnavailable     503  code engine_unavailable, Retry-After
@@ -20,6 +23,7 @@ again for the same result, the response says `x-should-retry: false`.
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -99,6 +103,29 @@ class BudgetInfeasible(InvalidRequest):
         )
 
 
+class Unauthorized(ApiError):
+    """No key, or none of ours. Says nothing of what was sent."""
+
+    def __init__(self, *, given: bool) -> None:
+        super().__init__(
+            "Incorrect API key provided."
+            if given
+            else "You didn't provide an API key. You need to provide your API key in an Authorization header using "
+            "Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
+            status=401,
+            type=INVALID_REQUEST,
+            code="invalid_api_key" if given else None,
+            headers={"www-authenticate": "Bearer"},
+        )
+
+
+class NotPermitted(ApiError):
+    """The key is known, and may not ask for this."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, status=403, type=INVALID_REQUEST, param=param, code="not_permitted")
+
+
 class ModelNotFound(ApiError):
     def __init__(self, model: str) -> None:
         message = f"The model '{model[:200]}' does not exist."
@@ -147,6 +174,20 @@ class Overloaded(ApiError):
             type="rate_limit_error",
             code="rate_limit_exceeded",
             headers={"retry-after": _retry_after(retry_after)},
+        )
+
+
+class RateLimited(ApiError):
+    """A key has used up what it may ask for in a minute. seconds: until there is room again."""
+
+    def __init__(self, kind: str, *, limit: int, asked: int, seconds: float) -> None:
+        wait = max(1, math.ceil(seconds))
+        super().__init__(
+            f"Rate limit reached on {kind} per minute: limit {limit}, requested {asked}. Please try again in {wait}s.",
+            status=429,
+            type=kind,  # as OpenAI has it: requests or tokens
+            code="rate_limit_exceeded",
+            headers={"retry-after": str(wait)},
         )
 
 
@@ -211,7 +252,7 @@ def from_engine(error: EngineError) -> ApiError:
         return EngineUnavailable(message, retry_after=error.retry_after)
     status = error.status if 400 <= error.status <= 599 else 502
     headers = {"retry-after": _retry_after(error.retry_after)} if error.retry_after else {}
-    if status == 504:  # the engine was given all the time there is; a retry would spend it again
+    if status in (501, 504):  # it can't, or was given all the time there is; a retry would spend it again
         headers |= _NO_RETRY
     return EngineFailed(
         message,
@@ -244,9 +285,19 @@ def install(app: FastAPI) -> None:
 
 
 async def _handle(request: Request, exc: Exception) -> Response:
-    response = error_response(_translate(request, exc))
-    response.headers["x-request-id"] = getattr(request.state, "id", None) or f"req_{uuid.uuid4().hex}"
+    return answer(request, _translate(request, exc))
+
+
+def answer(request: Request, exc: ApiError) -> Response:
+    """The response to a request that failed, with the request's id where it has one already."""
+    response = error_response(exc)
+    response.headers["x-request-id"] = getattr(request.state, "id", None) or new_id()
     return response
+
+
+def new_id() -> str:
+    """For a request that has no id of its own kind."""
+    return f"req_{uuid.uuid4().hex}"
 
 
 def _translate(request: Request, exc: Exception) -> ApiError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from router.allocator import Allocator
 from router.boosted import Boosted
 from router.predictors import Predictor, Prior
+from server.access.middleware import Gate
 from server.backends import embedded
 from server.backends.calls import CallStats
 from server.backends.openai import EngineSettings, OpenAIEngine
@@ -88,6 +89,7 @@ class Gateway:
     engine: OpenAIEngine
     pipeline: Pipeline
     metrics: Metrics
+    gate: Gate
     child: embedded.EmbeddedEngine | None = None
     ready: bool = False
     in_flight: int = 0
@@ -125,7 +127,8 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def running(config: Config, *, progress: Callable[[str], None] = logger.info) -> AsyncGenerator[Gateway, None]:
-    """A started gateway. Raises ModelError, EmbeddedEngineError."""
+    """A started gateway. Raises ModelError, EmbeddedEngineError, LimitsUnavailable."""
+    gate = Gate.of(config.keys, config.access)
     predictor = load_predictor(config)
     child = None
     if config.engine.kind == "embedded":
@@ -151,7 +154,7 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
     pipeline = Pipeline(
         config=config, engine=engine, allocator=allocator, metrics=metrics, scorers=scorers, equivalence=equivalence
     )
-    gateway = Gateway(config=config, engine=engine, pipeline=pipeline, metrics=metrics, child=child)
+    gateway = Gateway(config=config, engine=engine, pipeline=pipeline, metrics=metrics, gate=gate, child=child)
     probing = asyncio.create_task(gateway.probe())
     try:
         yield gateway
@@ -161,6 +164,7 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
         if equivalence is not None:
             await equivalence.aclose()
         await scorers.aclose()
+        await gate.quota.aclose()
         await engine.aclose()
         if child is not None:
             await asyncio.to_thread(child.stop)

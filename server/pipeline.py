@@ -11,6 +11,7 @@ from router.allocator import Allocator
 from router.features import Features
 from router.scoring import Scoring
 from router.speed import Correction, Load
+from server.access.caller import account
 from server.backends.calls import CallStats
 from server.config import Config
 from server.scorers.build import Scorers
@@ -108,6 +109,7 @@ class Pipeline:
         Raises EngineError when the engine failed before any answer, NothingYet when the deadline came first.
         """
         budgets = self.config.budgets
+        await account().reserve(_most_tokens(query, allocation.spec))
         ledger = Ledger(query.budget.max_total_tokens)
         scorer, judge = self.scorers.bound(allocation.spec, ledger)
         first = _FirstToken(query.arrived, listener)
@@ -145,6 +147,7 @@ class Pipeline:
                 candidates=candidates,
                 error=error,
             )
+            account().spend(outcome.prompt_tokens + outcome.completion_tokens)
             self.metrics.done(
                 outcome,
                 model=query.model,
@@ -179,6 +182,14 @@ class Pipeline:
     def _stop_threshold(self, query: Query) -> float | None:
         """The operator's word on when a vote is settled, if there is one."""
         return self.config.profiles[query.profile].stop_threshold or self.config.strategies.stop_threshold
+
+
+def _most_tokens(query: Query, spec: StrategySpec) -> int:
+    """What a request may come to: the prompt, and every candidate as long as it may be, within the budget."""
+    most = query.budget.max_total_tokens
+    if query.max_tokens is not None and spec.method != "beam_search":
+        most = min(most, max(spec.draws, query.answers) * query.max_tokens)
+    return query.prompt_estimate + most
 
 
 class _FirstToken:

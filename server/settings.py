@@ -21,11 +21,14 @@ from pydantic import (
     model_validator,
 )
 
+from server.access.settings import Access, Key
+from server.access.settings import conflicts as key_conflicts
 from server.efforts import ReasoningEffort
 from server.maths.settings import Answers
+from server.passthrough.settings import Passthrough
 from server.scorers.settings import ScorerSettings
 from server.scorers.settings import conflicts as scorer_conflicts
-from server.section import Section, base_url, merge
+from server.section import Section, base_url, merge, split
 from strategies.scorers import SCORERS
 from strategies.types import StrategySpec
 
@@ -47,11 +50,6 @@ def _distinct(menu: tuple[StrategySpec, ...]) -> tuple[StrategySpec, ...]:
     return menu
 
 
-def _split(value: Any) -> Any:
-    """An environment variable holds a list as text: `single, best_of_n@8`."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
@@ -61,7 +59,7 @@ Marks = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
 ]
-Menu = Annotated[tuple[Spec, ...], BeforeValidator(_split), AfterValidator(_distinct), Field(min_length=1)]
+Menu = Annotated[tuple[Spec, ...], BeforeValidator(split), AfterValidator(_distinct), Field(min_length=1)]
 
 
 class Server(Section):
@@ -84,6 +82,11 @@ class Server(Section):
     )
     shutdown_grace_seconds: float = Field(
         default=10, ge=0, le=3600, description="Time running requests are given to end when the server is told to stop."
+    )
+    list_profiles: bool = Field(
+        default=False,
+        description="Whether `/v1/models` lists every model with each profile too, as `model:profile`, for programs "
+        "in which nothing but the model can be chosen.",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = Field(
         default="info", description="Least severe message that is logged. Prompts and answers are never logged."
@@ -327,6 +330,15 @@ class Config(Section):
         description="Scorers beside the built-in ones, each under a name that strategies can use: see scorers.md.",
     )
     answers: Answers = Field(default_factory=Answers, description="When two answers count as the same.")
+    keys: Mapping[str, Key] = Field(
+        default_factory=dict[str, Key],
+        description="API keys, each under a name of your own. Without any the API is open to everyone who "
+        "reaches it: see authentication.md.",
+    )
+    access: Access = Field(default_factory=Access, description="What keys, limits and browsers share.")
+    passthrough: Passthrough = Field(
+        default_factory=Passthrough, description="What goes on to the engine as it came: see passthrough.md."
+    )
     allocator: Allocator = Field(default_factory=Allocator, description="The models that decide.")
     metrics: Metrics = Field(default_factory=Metrics, description="Prometheus.")
 
@@ -364,6 +376,7 @@ def _conflicts(config: Config) -> Iterator[str]:
     if budgets.deadline_margin_ms >= budgets.default_deadline_ms:
         yield "budgets.deadline_margin_ms: leaves nothing of budgets.default_deadline_ms"
     yield from scorer_conflicts(config.scorers)
+    yield from key_conflicts(config.keys, config.profiles)
     for spec in config.menu:
         if spec.scorer is not None and spec.scorer not in config.scorer_names:
             yield f"menu: {spec}: unknown scorer {spec.scorer[:40]!r}: known are {', '.join(config.scorer_names)}"

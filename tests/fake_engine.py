@@ -236,6 +236,13 @@ def refuses(
     return act
 
 
+def answers(
+    body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None, kind: str = "application/json"
+) -> Act:
+    """Answer at once. body: JSON, or bytes as they are."""
+    return refuses(status, body, headers=headers, kind=kind)
+
+
 async def drops(exchange: Exchange) -> None:
     """Close the connection; as an act of its own: before the response's head."""
     await exchange.drop()
@@ -450,6 +457,7 @@ class _Connection(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._serve())
 
     def data_received(self, data: bytes) -> None:
+        self._engine.bytes_in += len(data)
         self._buffer += data
         self._more.set()
 
@@ -492,13 +500,31 @@ class _Connection(asyncio.Protocol):
         first, *lines = head.decode("latin-1").split("\r\n")
         method, path, _ = first.split(" ")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        length = int(headers.get("content-length", 0))
-        await self._read(lambda buffer: len(buffer) >= length)
-        raw, self._buffer = self._buffer[:length], self._buffer[length:]
-        body = json.loads(raw) if raw else None
+        raw = await self._body(headers)
+        body: Any = raw or None
+        if headers.get("content-type", "application/json").startswith("application/json"):
+            with suppress(ValueError, RecursionError):  # then its bytes are all there is to be seen
+                body = json.loads(raw)
         return Request(
             method=method, path=path, headers=headers, body=body, connection=self.number, gone=self.gone
         )  # fmt: skip
+
+    async def _body(self, headers: Mapping[str, str]) -> bytes:
+        if headers.get("transfer-encoding") != "chunked":
+            return await self._take(int(headers.get("content-length", 0)))
+        body = b""
+        while True:
+            await self._read(lambda buffer: b"\r\n" in buffer)
+            size, _, self._buffer = self._buffer.partition(b"\r\n")
+            body += await self._take(int(size, 16))
+            await self._take(2)
+            if int(size, 16) == 0:
+                return body
+
+    async def _take(self, length: int) -> bytes:
+        await self._read(lambda buffer: len(buffer) >= length)
+        raw, self._buffer = self._buffer[:length], self._buffer[length:]
+        return raw
 
     async def _serve(self) -> None:
         with suppress(ClientLeft):
@@ -513,7 +539,10 @@ class _Connection(asyncio.Protocol):
 
 
 class FakeEngine:
-    """The server. `acts`: what to do with the next chat requests, one each; then `act`, else the script's stream."""
+    """The server. `acts`: what to do with the next chat requests, one each; then `act`, else the script's stream.
+
+    `routes`: what to do with requests to further paths, which are collected in `passed`.
+    """
 
     def __init__(
         self, dialect: Dialect = VLLM, script: Script | None = None, *, act: Act | None = None,
@@ -527,8 +556,11 @@ class FakeEngine:
         self.healthy = True
         self.prompt_tokens = prompt_tokens
         self.requests: list[Request] = []  # to /v1/chat/completions
+        self.routes: dict[str, Act] = {}
+        self.passed: list[Request] = []  # to one of the routes
         self.others: list[Request] = []
         self.connections = 0  # ever made
+        self.bytes_in = 0  # ever received
         self._api_key = api_key
         self._models = models
         self._open: set[_Connection] = set()
@@ -572,6 +604,12 @@ class FakeEngine:
             await within(self._arrived.wait_for(lambda: len(self.requests) >= count))
         return self.requests[count - 1]
 
+    async def passed_on(self, count: int) -> Request:
+        """The count-th request to one of the routes, once it has arrived."""
+        async with self._arrived:
+            await within(self._arrived.wait_for(lambda: len(self.passed) >= count))
+        return self.passed[count - 1]
+
     def connected(self, connection: _Connection) -> int:
         self._open.add(connection)
         self.connections += 1
@@ -595,6 +633,12 @@ class FakeEngine:
                 await refuses(refused.status, refused.body)(exchange)
                 return
             await self.act(exchange)
+            return
+        if (route := self.routes.get(request.path.partition("?")[0])) is not None:
+            async with self._arrived:
+                self.passed.append(request)
+                self._arrived.notify_all()
+            await route(exchange)
             return
         self.others.append(request)
         if request.path == "/v1/models" and self.models_act is not None:

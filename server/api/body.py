@@ -22,6 +22,19 @@ class ClientGone(Exception):
 
 async def read_json(request: Request, limits: Server) -> Any:
     """The parsed body. Raises ApiError: too large, too slow, not JSON; ClientGone."""
+    return parsed(await read_body(request, limits))
+
+
+def parsed(raw: bytes) -> Any:
+    """Raises ApiError: not JSON."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error.msg}", code="invalid_json") from None
+
+
+async def read_body(request: Request, limits: Server) -> bytes:
+    """The body as it came. Raises ApiError: too large, too slow; ClientGone."""
     raw = bytearray()
     try:
         async with asyncio.timeout(limits.body_timeout_seconds):
@@ -33,10 +46,7 @@ async def read_json(request: Request, limits: Server) -> Any:
         raise RequestTimeout(limits.body_timeout_seconds) from None
     except ClientDisconnect:
         raise ClientGone from None
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error.msg}", code="invalid_json") from None
+    return bytes(raw)
 
 
 async def disconnected(receive: Receive) -> None:

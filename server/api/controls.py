@@ -14,8 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.access.caller import ANYONE, Caller
 from server.config import Config, Profile
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, NotPermitted
 from strategies.types import Budget, Prices, StrategySpec
 
 HEADER = "x-apportion-"
@@ -137,18 +138,25 @@ class Controls:
 
 
 def settle(
-    body: Options, headers: Mapping[str, str], words: Words, config: Config, *, arrived: float, streamed: bool
+    body: Options,
+    headers: Mapping[str, str],
+    words: Words,
+    config: Config,
+    *,
+    caller: Caller = ANYONE,
+    arrived: float,
+    streamed: bool,
 ) -> Controls:
-    """Raises InvalidRequest that names the place of what can not be."""
+    """Raises InvalidRequest that names the place of what can not be, NotPermitted."""
     header = in_headers(headers)
     options = body.over(header)
-    name, requested = _chosen(body, header, words, config)
+    name, requested = _chosen(body, header, words, config, caller)
     profile = config.profiles[name]
     return Controls(
         options=options,
         profile=name,
         requested=requested,
-        budget=_budget(options, headers, profile, config, arrived, streamed=streamed),
+        budget=_budget(options, headers, profile, config, caller, arrived, streamed=streamed),
         prices=Prices(
             token_price=profile.token_price if options.token_price is None else options.token_price,
             latency_price=profile.latency_price if options.latency_price is None else options.latency_price,
@@ -156,7 +164,9 @@ def settle(
     )
 
 
-def _chosen(body: Options, header: Options, words: Words, config: Config) -> tuple[str, StrategySpec | None]:
+def _chosen(
+    body: Options, header: Options, words: Words, config: Config, caller: Caller
+) -> tuple[str, StrategySpec | None]:
     """The profile, and the strategy if one is asked for: each by the most exact place that names it."""
     best_of = None if words.best_of is None else f"best_of_n@{words.best_of}" if words.best_of > 1 else "single"
     places = [
@@ -167,11 +177,17 @@ def _chosen(body: Options, header: Options, words: Words, config: Config) -> tup
         _Place(at="best_of", strategy=best_of),
     ]
     if not any(place.profile or place.strategy for place in places):
-        places.append(_Place.word("reasoning_effort", config.reasoning_effort.meaning(words.effort), config))
-    at, name = next(((p.at, p.profile) for p in places if p.profile is not None), ("", config.default_profile))
+        effort = _Place.word("reasoning_effort", config.reasoning_effort.meaning(words.effort), config)
+        if caller.may(effort.profile):  # clients send an effort unasked: it is a wish, not a demand
+            places.append(effort)
+    default = caller.default_profile(config.default_profile)
+    at, name = next(((p.at, p.profile) for p in places if p.profile is not None), ("", default))
     if name not in config.profiles:
         known = ", ".join(config.profiles)
         raise InvalidRequest(f"unknown profile {name[:60]!r}: known are {known}", param=at.format("profile"))
+    if not caller.may(name):
+        allowed = ", ".join(caller.profiles or ())
+        raise NotPermitted(f"this key may not ask for {name!r}, it may for {allowed}", param=at.format("profile"))
     at, text = next(((p.at, p.strategy) for p in places if p.strategy is not None), ("", "auto"))
     try:
         return name, strategy_named(text, config)
@@ -180,16 +196,23 @@ def _chosen(body: Options, header: Options, words: Words, config: Config) -> tup
 
 
 def _budget(
-    options: Options, headers: Mapping[str, str], profile: Profile, config: Config, arrived: float, *, streamed: bool
+    options: Options,
+    headers: Mapping[str, str],
+    profile: Profile,
+    config: Config,
+    caller: Caller,
+    arrived: float,
+    *,
+    streamed: bool,
 ) -> Budget:
     budgets = config.budgets
     tokens = options.max_total_tokens or profile.max_total_tokens or budgets.default_max_total_tokens
     deadline_ms = options.deadline_ms or profile.deadline_ms or budgets.default_deadline_ms
-    seconds = min(deadline_ms, budgets.cap_deadline_ms) / 1000
+    seconds = min(deadline_ms, caller.capped_deadline(budgets.cap_deadline_ms)) / 1000
     if not streamed:  # no work after the client has hung up
         seconds = min(seconds, patience(headers))
     return Budget(
-        max_total_tokens=min(tokens, budgets.cap_total_tokens),
+        max_total_tokens=min(tokens, caller.capped_tokens(budgets.cap_total_tokens)),
         deadline=arrived + seconds,
         strict=bool(options.strict),
     )

@@ -56,6 +56,7 @@ async def answered(request: Request, read: Callable[[object], Shape], *, prefix:
                 id=request.state.id,
                 arrived=arrived,
                 path=request.scope.get(PATH),
+                caller=request.state.caller,
             )
         except ApiError as error:
             gateway.metrics.refused(model="", outcome=f"refused_{error.status}")

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from server.access.caller import ANYONE, Caller
 from server.api.controls import Options, Words, model_and_suffix, settle
 from server.api.fields import SENT_ON, wanted
 from server.api.rewriting import rewritten, with_role
@@ -149,12 +150,19 @@ def to_query(
     models: Sequence[str],
     arrived: float,
     path: str | None = None,
+    caller: Caller = ANYONE,
 ) -> tuple[Query, Options]:
-    """models: the engine's, the default first; path: the word before /v1. Raises ApiError 400."""
+    """models: the engine's, the default first; path: the word before /v1. Raises ApiError 400, 403."""
     model, suffix = model_and_suffix(request.model or next(iter(models), "default"), config, models)
     words = Words(path=path, suffix=suffix, best_of=request.best_of, effort=request.reasoning_effort)
     controls = settle(
-        request.apportion or Options(), headers, words, config, arrived=arrived, streamed=bool(request.stream)
+        request.apportion or Options(),
+        headers,
+        words,
+        config,
+        caller=caller,
+        arrived=arrived,
+        streamed=bool(request.stream),
     )
     answers = request.n or 1
     if answers > config.budgets.max_answers:

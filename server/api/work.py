@@ -12,6 +12,7 @@ from typing import Any
 
 from router.features import Features
 from router.policy import BudgetInfeasible
+from server.access.caller import ANYONE, Caller
 from server.api.controls import Options, keep_alive
 from server.api.request import ChatRequest, to_query
 from server.api.response import apportion, server_timing
@@ -146,12 +147,15 @@ def decide(
     id: str,
     arrived: float,
     path: str | None = None,
+    caller: Caller = ANYONE,
 ) -> Work:
     """Choose the strategy. arrived: monotonic seconds; path: the word before /v1. Raises ApiError."""
     if not gateway.ready:
         raise EngineUnavailable
     models = (gateway.default_model, *gateway.engine.profile.models)
-    query, options = to_query(request, headers, gateway.config, id=id, models=models, arrived=arrived, path=path)
+    query, options = to_query(
+        request, headers, gateway.config, id=id, models=models, arrived=arrived, path=path, caller=caller
+    )
     try:
         features, allocation = gateway.pipeline.allocate(query, running=gateway.engine.running)
     except BudgetInfeasible as error:

@@ -7,8 +7,9 @@ stops the work on the engine at once, on every engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, cast
 
 import aiohttp
@@ -24,6 +25,7 @@ from strategies.types import Delta, EngineError, Json, Query
 
 _LARGE = 256 * 1024  # bytes of a request's body that are sent at once
 _RETRYABLE = frozenset({429, 502, 503, 504})
+_KEEP_ALIVE = 5.0  # seconds that an unused connection is kept, as httpx itself does
 
 
 class _Retry(Exception):
@@ -65,11 +67,11 @@ class OpenAIEngine:
         headers = {"accept-encoding": "identity"}
         if settings.api_key:
             headers["authorization"] = f"Bearer {settings.api_key}"
-        limits = httpx.Limits(max_connections=settings.max_connections, max_keepalive_connections=64)
         self._client = httpx.AsyncClient(
             base_url=settings.url.rstrip("/").removesuffix("/v1"),
             headers=headers,
-            transport=transport or AiohttpTransport(limits=limits, trust_env=False),
+            transport=transport or _transport(settings),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one client's must not go out with another's
             # the longer of the two, so that it never comes before the one that is meant
             timeout=httpx.Timeout(
                 max(settings.first_token_timeout, settings.idle_timeout), connect=settings.connect_timeout
@@ -211,32 +213,74 @@ class OpenAIEngine:
         except orjson.JSONEncodeError as error:  # it was JSON when it came, but nested deeper than can be written
             raise EngineError("the request is nested too deeply", status=400) from error
         headers = {"content-type": "application/json", "x-request-id": request_id, **self.profile.headers}
+        seconds = self._settings.first_token_timeout
+
+        async def ask() -> httpx.Response:
+            request = self._request("POST", "/v1/chat/completions", content, headers)
+            response = await self._send(request, seconds)
+            if response.status_code == 200:
+                return response
+            try:
+                error = await refusal(response)
+            finally:
+                await response.aclose()
+            raise _Retry(error) if response.status_code in _RETRYABLE else error
+
+        return await self._persistently(ask, self._settings.retries + 1)
+
+    async def relay(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes | AsyncIterable[bytes] | None,
+        seconds: float,
+        again: bool,
+    ) -> httpx.Response:
+        """Send any request and wait for the head of its response, whatever its status; the caller closes it.
+
+        target: path and query. seconds: until the head, and between two pieces of the body. again: whether to try again
+        when the connection failed. Raises EngineError.
+        """
+        patience = httpx.Timeout(seconds, connect=self._settings.connect_timeout)
+
+        async def ask() -> httpx.Response:
+            request = self._request(method, target, content, {**headers, **self.profile.headers}, timeout=patience)
+            return await self._send(request, seconds)
+
+        return await self._persistently(ask, self._settings.retries + 1 if again else 1)
+
+    def _request(
+        self,
+        method: str,
+        target: str,
+        content: bytes | AsyncIterable[bytes] | None,
+        headers: Mapping[str, str],
+        **options: Any,
+    ) -> httpx.Request:
+        if isinstance(content, bytes) and len(content) > _LARGE:
+            # images: in one piece they would hold up the event loop, and aiohttp warns
+            headers = {**headers, "content-length": str(len(content))}
+            content = _pieces(content)
+        return self._client.build_request(method, target, content=content, headers=headers, **options)
+
+    async def _persistently(self, ask: Callable[[], Awaitable[httpx.Response]], attempts: int) -> httpx.Response:
         try:
             async for attempt in stamina.retry_context(
-                on=_Retry,
-                attempts=self._settings.retries + 1,
-                wait_initial=0.1,
-                wait_max=2.0,
-                wait_jitter=0.2,
-                timeout=None,
+                on=_Retry, attempts=attempts, wait_initial=0.1, wait_max=2.0, wait_jitter=0.2, timeout=None
             ):
                 with attempt:
-                    return await self._try(content, headers)
+                    return await ask()
         except _Retry as retry:
             raise retry.error from retry
         raise EngineError("the engine could not be asked", status=503)
 
-    async def _try(self, content: bytes, headers: Mapping[str, str]) -> httpx.Response:
-        large = len(content) > _LARGE  # images: in one piece they would hold up the event loop, and aiohttp warns
-        request = self._client.build_request(
-            "POST",
-            "/v1/chat/completions",
-            content=_pieces(content) if large else content,
-            headers={**headers, "content-length": str(len(content))},
-        )
+    async def _send(self, request: httpx.Request, seconds: float) -> httpx.Response:
+        """The head of the response, within so many seconds. Raises EngineError, _Retry."""
         try:
-            async with asyncio.timeout(self._settings.first_token_timeout):
-                response = await self._client.send(request, stream=True)
+            async with asyncio.timeout(seconds):
+                return await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             if _was_connected(error):
                 raise _broke_off(error) from error
@@ -248,15 +292,6 @@ class OpenAIEngine:
             raise EngineError("the engine did not begin to answer in time", status=504) from error
         except aiohttp.ClientError as error:
             raise EngineError(f"the engine's answer is not HTTP: {type(error).__name__}", status=502) from error
-        if response.status_code == 200:
-            return response
-        try:
-            error = await refusal(response)
-        finally:
-            await response.aclose()
-        if response.status_code in _RETRYABLE:
-            raise _Retry(error)
-        raise error
 
     async def _read(self, response: httpx.Response, n: int) -> AsyncIterator[Delta]:
         """Deltas of all choices. A choice's last delta waits for the usage chunk that follows it, where one does."""
@@ -312,6 +347,16 @@ def _continued(query: Query, prefix: str, profile: EngineProfile) -> list[Json]:
     if goes_on and last.get("role") == "assistant" and isinstance(said, str):
         return [*before, {**last, "content": said + prefix}]
     return [*query.messages, {"role": "assistant", "content": prefix}]
+
+
+def _transport(settings: EngineSettings) -> httpx.AsyncBaseTransport:
+    tls = httpx.create_ssl_context(trust_env=False)
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=_KEEP_ALIVE, ssl=tls)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    return AiohttpTransport(verify=tls, trust_env=False, client=session)
 
 
 def _was_connected(error: httpx.HTTPError) -> bool:

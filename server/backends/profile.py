@@ -16,6 +16,7 @@ class EngineProfile:
     name: str
     max_n: int = 16  # choices one call may ask for
     models: tuple[str, ...] = ()
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # what it says of each
     context: int | None = None  # tokens of one sequence, prompt and completion
     logprobs: bool = True  # returns them when asked; one that is not known is believed to, and seen not to (best_of_n)
     usage_per_choice: bool = False  # a usage chunk follows each choice's last chunk, and counts that choice only
@@ -53,7 +54,8 @@ async def probe(client: httpx.AsyncClient) -> EngineProfile:
     listed = _listed(await _asked(client, "/v1/models"))
     owners = {str(model.get("owned_by")) for model in listed}
     profile = next((known for owner, known in _BY_OWNER.items() if owner in owners), OTHER)
-    profile = replace(profile, models=tuple(str(model["id"]) for model in listed if "id" in model))
+    cards = {str(model["id"]): _card(model) for model in listed if "id" in model}
+    profile = replace(profile, models=tuple(cards), cards=cards)
     context = next((model["max_model_len"] for model in listed if model.get("max_model_len")), None)
     if profile.name == "llama.cpp":
         props = await _props(client)
@@ -78,6 +80,12 @@ async def _props(client: httpx.AsyncClient) -> dict[str, Any]:
         return await _asked(client, "/props")
     except (httpx.HTTPStatusError, ValueError):
         return {}
+
+
+def _card(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What clients look at; the rest, such as where its files are, is the engine's own business."""
+    kinds = {"created": int, "owned_by": str, "max_model_len": int}
+    return {name: model[name] for name, kind in kinds.items() if isinstance(model.get(name), kind)}
 
 
 def _listed(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,11 +6,12 @@ Never a label: key, user, request id, raw path, error text, prompt or answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
+from server import VERSION
 from server.backends.calls import CallStats
+from server.passthrough.rules import family
 from strategies.stopping import STOPS
 from strategies.types import Outcome, StrategySpec
 
@@ -64,7 +65,8 @@ class Metrics:
         )
         self.tokens = Counter(
             "apportion_tokens",
-            "Tokens: prompt read, completion returned, completion of others that finished or were cancelled.",
+            "Tokens: prompt read, completion returned, completion of others that finished or were cancelled; and of "
+            "what was passed on.",
             ["model", "kind"],
             registry=r,
         )
@@ -123,15 +125,31 @@ class Metrics:
         self.engine_duration = Histogram(
             "apportion_engine_duration_seconds", "One call to the engine.", buckets=_SECONDS, registry=r
         )
+        self.passed_requests = Counter(
+            "apportion_passed_requests",
+            "Requests passed on to the engine, by endpoint and by how they ended.",
+            ["endpoint", "outcome"],
+            registry=r,
+        )
+        self.passed_duration = Histogram(
+            "apportion_passed_duration_seconds",
+            "Requests passed on: arrival to the last byte.",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.access_refused = Counter(
+            "apportion_access_refused",
+            "Requests refused for their key, or for its limit of requests or tokens.",
+            ["reason"],
+            registry=r,
+        )
         self.engine_running = Gauge(
             "apportion_engine_running_sequences", "Sequences this gateway has in work on the engine.", registry=r
         )
         self.in_flight = Gauge("apportion_requests_in_flight", "Requests being served.", registry=r)
         self.build = Info("apportion_build", "Version and models.", registry=r)
-        try:
-            self.build.info({"version": version("apportion")})
-        except PackageNotFoundError:
-            self.build.info({"version": "unknown"})
+        self.build.info({"version": VERSION})
 
     def strategy(self, spec: StrategySpec | None) -> str:
         """A label from a closed set: menu entries by name, what clients ask for otherwise by method."""
@@ -149,6 +167,17 @@ class Metrics:
         """One engine call has ended."""
         self.engine_requests.labels(stats.status).inc()
         self.engine_duration.observe(stats.seconds)
+
+    def passed(self, path: str, outcome: str, seconds: float) -> None:
+        """A passed-on request has ended. outcome: 2xx to 5xx, cancelled by the client, cut by time or the engine."""
+        endpoint = family(path)
+        self.passed_requests.labels(endpoint, outcome).inc()
+        self.passed_duration.labels(endpoint).observe(seconds)
+
+    def passed_tokens(self, model: str, *, prompt: int, completion: int) -> None:
+        """What the engine says a passed-on request was worth."""
+        self.tokens.labels(self.model(model), "passed_prompt").inc(prompt)
+        self.tokens.labels(self.model(model), "passed_completion").inc(completion)
 
     def refused(self, *, model: str, outcome: str) -> None:
         """A request ended without a decision."""

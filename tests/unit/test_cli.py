@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from server.cli import main
+from server.config import load_config
 from tests.pools import POOLS as ALL
 
 POOLS = ALL[:40]  # the fewest that can be trained on
-COMMANDS = ("serve", "demo", "calibrate", "import", "train", "evaluate")
+COMMANDS = ("serve", "demo", "key", "calibrate", "import", "train", "evaluate")
 
 
 def call(*arguments: str) -> Result:
@@ -218,3 +220,48 @@ def test_imported_logs_are_trained_on_beside_recorded_times(pools: Path, config:
     assert both.exit_code == 0
     card = (tmp_path / "b" / "CARD.md").read_text()
     assert "`mine.jsonl.gz, log.parquet`: 80 questions" in card
+
+
+# Keys
+
+
+def test_a_new_key_opens_what_the_printed_configuration_guards(tmp_path: Path) -> None:
+    """Its hash is what can be put into a file: the key itself goes to the terminal only."""
+    from server.access.keys import Keyring
+
+    result = call("key", "team-a")
+    secret = result.stderr.strip()
+    assert secret not in result.stdout
+    file = tmp_path / "keys.yaml"
+    file.write_text(result.stdout)
+    kept = load_config(file, environ={}).keys["team-a"].key.get_secret_value()
+    assert Keyring({"team-a": kept}).owner(secret) == "team-a"
+    assert call("key", "team-a").stderr != result.stderr
+
+
+def test_a_key_that_is_there_already_is_hashed_from_standard_input() -> None:
+    given = "sk-test-0123456789abcdef"
+    result = CliRunner().invoke(main, ["key", "--given"], input=f"{given}\n", catch_exceptions=False)
+    digest = hashlib.sha256(given.encode()).hexdigest()
+    assert result.stdout == f"keys:\n  default:\n    key: sha256:{digest}\n"
+    assert given not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("key", "Team A"), "not a name for a key; accepted: a letter"), (("key", "--given"), "the key should be 16 to")],
+)
+def test_a_key_that_can_not_be_is_one_sentence(arguments: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(main, arguments, input="short\n")
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert "short" not in result.stderr
+
+
+def test_limits_that_can_not_be_counted_keep_the_server_from_starting(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("access: {limits_storage: 'redis+sentinel://secret@nowhere'}\nserver: {port: 0}\n")
+    result = call("serve", "-c", str(file))
+    assert result.exit_code == 1
+    assert "access.limits_storage can't be used" in result.stderr
+    assert "secret" not in result.output
