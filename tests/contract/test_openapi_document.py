@@ -20,9 +20,11 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from schemathesis.generation import GenerationMode
 
 from server.api.request import ChatRequest
+from server.api.responses.request import ResponsesRequest
 from server.app import create_app
 from server.config import Config
 from tests.fake_engine import VLLM, Exchange, answers, running
@@ -35,7 +37,6 @@ MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 ENGINE_KEY = "engine-secret"
 PASSED = (
     "/v1/completions",
-    "/v1/responses",
     "/v1/embeddings",
     "/v1/messages",
     "/v1/score",
@@ -53,13 +54,16 @@ def document_of(**sections: Any) -> dict[str, Any]:
 # --- what it says
 
 
-def test_it_describes_the_bodies_that_are_really_taken() -> None:
+@pytest.mark.parametrize(
+    ("path", "model"), [("/v1/chat/completions", ChatRequest), ("/v1/responses", ResponsesRequest)]
+)
+def test_it_describes_the_bodies_that_are_really_taken(path: str, model: type[BaseModel]) -> None:
     document = document_of()
-    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    body = document["paths"][path]["post"]["requestBody"]
     assert body["required"]
-    assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatRequest"}
+    assert body["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
     schemas = document["components"]["schemas"]
-    assert set(schemas["ChatRequest"]["properties"]) == set(ChatRequest.model_fields)
+    assert set(schemas[model.__name__]["properties"]) == set(model.model_fields)
     assert {"strategy", "max_total_tokens", "deadline_ms"} <= set(schemas["Options"]["properties"])
 
 
