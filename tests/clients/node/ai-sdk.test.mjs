@@ -1,0 +1,176 @@
+// The AI SDK: with @ai-sdk/openai-compatible, which is made for servers like this one, and with @ai-sdk/openai.
+import assert from 'node:assert/strict';
+import test from 'node:test';
+
+import { createOpenAI } from '@ai-sdk/openai';
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import { APICallError, generateText, Output, RetryError, stepCountIs, streamText, tool } from 'ai';
+import { z } from 'zod';
+
+import { all, ANSWER, LIVE, SCRIPTED } from './gateway.mjs';
+
+const compatible = (gateway, options) =>
+  createOpenAICompatible({
+    name: 'apportion',
+    baseURL: gateway.api,
+    includeUsage: true,
+    supportsStructuredOutputs: true,
+    ...options,
+  });
+const openai = (gateway, options) => createOpenAI({ baseURL: gateway.api, apiKey: 'unused', ...options });
+
+// the same suite for the chat models of both packages
+const CHAT = {
+  '@ai-sdk/openai-compatible': (gateway, options) => compatible(gateway, options)(gateway.model),
+  '@ai-sdk/openai': (gateway, options) => openai(gateway, options).chat(gateway.model),
+};
+const prompt = 'How much is 3 + 4?';
+const weather = tool({
+  description: 'The weather in a city.',
+  inputSchema: z.object({ city: z.string() }),
+  execute: async ({ city }) => `sunny in ${city}`,
+});
+
+for (const [name, chat] of Object.entries(CHAT)) {
+  test(`${name}: plain`, async () => {
+    const { text, usage, response } = await generateText({ model: chat(LIVE), prompt, maxOutputTokens: 16 });
+
+    assert.ok(text);
+    assert.ok(usage.outputTokens > 0);
+    assert.equal(usage.outputTokens, response.body.apportion.actual.tokens);
+  });
+
+  test(`${name}: stream`, async () => {
+    const headers = { 'x-apportion-strategy': 'single' };
+    const result = streamText({ model: chat(LIVE, { headers }), prompt, maxOutputTokens: 16 });
+    const parts = await all(result.textStream);
+
+    assert.ok(parts.length > 1);
+    assert.equal(parts.join(''), await result.text);
+    assert.ok((await result.usage).outputTokens > 0);
+  });
+
+  for (const strategy of ['single', 'majority_vote@3']) {
+    const headers = { 'x-apportion-strategy': strategy };
+
+    test(`${name}: a tool is called and its result answered, ${strategy}`, async () => {
+      const { text, steps } = await generateText({
+        model: chat(SCRIPTED, { headers }),
+        prompt,
+        tools: { weather },
+        stopWhen: stepCountIs(3),
+      });
+
+      assert.equal(steps[0].toolResults[0].output, 'sunny in Paris');
+      assert.equal(text, ANSWER);
+    });
+
+    test(`${name}: a tool is called in a stream, ${strategy}`, async () => {
+      const result = streamText({
+        model: chat(SCRIPTED, { headers }),
+        prompt,
+        tools: { weather },
+        stopWhen: stepCountIs(3),
+      });
+
+      assert.equal(await result.text, ANSWER);
+      assert.deepEqual((await result.steps)[0].toolCalls[0].input, { city: 'Paris' });
+    });
+  }
+
+  test(`${name}: structured output`, async () => {
+    const { output } = await generateText({
+      model: chat(SCRIPTED),
+      prompt,
+      output: Output.object({ schema: z.object({ answer: z.int() }) }),
+    });
+
+    assert.deepEqual(output, { answer: 7 });
+  });
+
+  test(`${name}: an error is an APICallError`, async () => {
+    await assert.rejects(generateText({ model: chat(SCRIPTED), prompt, temperature: 7 }), (error) => {
+      assert.ok(APICallError.isInstance(error));
+      assert.equal(error.statusCode, 400);
+      assert.equal(error.data.error.param, 'temperature');
+      return true;
+    });
+  });
+
+  test(`${name}: an overloaded engine is asked again`, async () => {
+    const before = await SCRIPTED.asked();
+    const { text } = await generateText({ model: chat(SCRIPTED), prompt: `busy at first ${name}` });
+
+    assert.equal(text, ANSWER);
+    assert.equal((await SCRIPTED.asked()) - before, 2);
+  });
+
+  test(`${name}: its retries go by the status alone`, async () => {
+    const headers = { 'x-apportion-strategy': 'single', 'x-apportion-deadline-ms': '100' };
+    const ask = (maxRetries) => generateText({ model: chat(SCRIPTED, { headers }), prompt: 'say nothing', maxRetries });
+    const before = await SCRIPTED.asked();
+
+    await assert.rejects(ask(1), (error) => RetryError.isInstance(error) && error.lastError.statusCode === 504);
+    assert.equal((await SCRIPTED.asked()) - before, 2);
+    await assert.rejects(ask(0), (error) => APICallError.isInstance(error) && error.statusCode === 504);
+    assert.equal((await SCRIPTED.asked()) - before, 3);
+  });
+
+  test(`${name}: options in headers`, async () => {
+    const headers = { 'x-apportion-strategy': 'best_of_n@2' };
+    const { response } = await generateText({ model: chat(SCRIPTED), prompt, headers });
+
+    assert.equal(response.body.apportion.strategy, 'best_of_n@2');
+    assert.equal(response.headers['x-apportion-strategy'], 'best_of_n@2');
+  });
+}
+
+test('@ai-sdk/openai-compatible: options in the body, under the provider\'s name', async () => {
+  const { response } = await generateText({
+    model: compatible(SCRIPTED)(SCRIPTED.model),
+    prompt,
+    providerOptions: { apportion: { apportion: { strategy: 'majority_vote@3' } } },
+  });
+
+  assert.equal(response.body.apportion.strategy, 'majority_vote@3');
+});
+
+test('@ai-sdk/openai: drops body fields that it does not know', async () => {
+  const { response } = await generateText({
+    model: openai(SCRIPTED).chat(SCRIPTED.model),
+    prompt,
+    providerOptions: { openai: { apportion: { strategy: 'majority_vote@3' } } },
+  });
+
+  assert.notEqual(response.body.apportion.decided_by, 'client');
+});
+
+test('@ai-sdk/openai-compatible: a metadata extractor reads `apportion` from a stream', async () => {
+  const metadataExtractor = {
+    extractMetadata: async ({ parsedBody }) => ({ apportion: parsedBody.apportion }),
+    createStreamExtractor: () => {
+      let told;
+      return { processChunk: (chunk) => (told = chunk.apportion ?? told), buildMetadata: () => ({ apportion: told }) };
+    },
+  };
+  const result = streamText({ model: compatible(SCRIPTED, { metadataExtractor })(SCRIPTED.model), prompt });
+  await result.consumeStream();
+
+  assert.ok((await result.providerMetadata).apportion.actual.tokens > 0);
+});
+
+test('@ai-sdk/openai-compatible: the profile behind the model\'s name', async () => {
+  const { response } = await generateText({ model: compatible(SCRIPTED)(`${SCRIPTED.model}:quality`), prompt });
+
+  assert.equal(response.body.apportion.profile, 'quality');
+});
+
+test('@ai-sdk/openai-compatible: reasoning is kept apart', async () => {
+  const { text, reasoningText } = await generateText({
+    model: compatible(SCRIPTED, { headers: { 'x-apportion-strategy': 'single' } })(SCRIPTED.model),
+    prompt: 'think: how much is 3 + 4?',
+  });
+
+  assert.equal(text, ANSWER);
+  assert.equal(reasoningText, 'Three and four make seven.');
+});

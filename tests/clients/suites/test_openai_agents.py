@@ -1,0 +1,112 @@
+"""The OpenAI Agents SDK: chat completions, and the Responses API that it takes by default."""
+
+import openai
+import pytest
+from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool
+from gateway import ANSWER, LIVE, SCRIPTED
+from openai import AsyncOpenAI
+from pydantic import BaseModel
+
+pytestmark = pytest.mark.anyio
+
+
+class Sum(BaseModel):
+    answer: int
+
+
+@function_tool
+def weather(city: str) -> str:
+    """The weather in a city."""
+    return f"sunny in {city}"
+
+
+def client(gateway, **options):
+    return AsyncOpenAI(base_url=gateway.api, api_key="unused", **options)
+
+
+def agent(gateway, *, model=None, options=None, **fields):
+    """options: Apportion's."""
+    settings = ModelSettings(extra_body={"apportion": options}) if options else ModelSettings()
+    model = OpenAIChatCompletionsModel(model=model or gateway.model, openai_client=client(gateway))
+    return Agent(name="helper", model=model, model_settings=fields.pop("settings", settings), **fields)
+
+
+async def test_plain():
+    result = await Runner.run(agent(LIVE, settings=ModelSettings(max_tokens=16)), "How much is 3 + 4?")
+
+    assert result.final_output
+    assert result.context_wrapper.usage.output_tokens > 0
+
+
+async def test_stream():
+    """The usage of a stream has to be asked for."""
+    settings = ModelSettings(max_tokens=16, include_usage=True, extra_body={"apportion": {"strategy": "single"}})
+    run = Runner.run_streamed(agent(LIVE, settings=settings), "How much is 3 + 4?")
+    deltas = [
+        event.data.delta
+        async for event in run.stream_events()
+        if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
+    ]
+
+    assert len(deltas) > 1
+    assert "".join(deltas) == run.final_output
+    assert run.context_wrapper.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("strategy", ["single", "majority_vote@3"])
+async def test_a_tool_is_called_and_its_result_answered(strategy):
+    result = await Runner.run(agent(SCRIPTED, tools=[weather], options={"strategy": strategy}), "How is the weather?")
+
+    outputs = [item.output for item in result.new_items if item.type == "tool_call_output_item"]
+    assert outputs == ["sunny in Paris"]
+    assert result.final_output == ANSWER
+
+
+async def test_a_tool_is_called_in_a_stream():
+    run = Runner.run_streamed(agent(SCRIPTED, tools=[weather]), "How is the weather?")
+    async for _ in run.stream_events():
+        pass
+
+    outputs = [item.output for item in run.new_items if item.type == "tool_call_output_item"]
+    assert outputs == ["sunny in Paris"]
+    assert run.final_output == ANSWER
+
+
+async def test_a_handoff():
+    """To another agent, which is a tool call on the wire."""
+    second = agent(SCRIPTED)
+    second.name = "second"
+    result = await Runner.run(agent(SCRIPTED, handoffs=[second]), "How much is 3 + 4?")
+
+    assert result.last_agent is second
+    assert result.final_output == ANSWER
+
+
+async def test_structured_output():
+    result = await Runner.run(agent(SCRIPTED, output_type=Sum), "How much is 3 + 4?")
+
+    assert result.final_output == Sum(answer=7)
+
+
+async def test_an_error_is_openais():
+    with pytest.raises(openai.BadRequestError) as caught:
+        await Runner.run(agent(SCRIPTED, options={"strategy": "best_guess"}), "How much is 3 + 4?")
+
+    assert caught.value.param == "apportion.strategy"
+
+
+async def test_an_overloaded_engine_is_asked_again():
+    before = SCRIPTED.asked()
+    result = await Runner.run(agent(SCRIPTED), "busy at first agents")
+
+    assert result.final_output == ANSWER
+    assert SCRIPTED.asked() - before == 2
+
+
+async def test_what_would_only_spend_again_is_asked_once():
+    before = SCRIPTED.asked()
+    with pytest.raises(openai.InternalServerError) as caught:
+        await Runner.run(agent(SCRIPTED, options={"strategy": "single", "deadline_ms": 200}), "say nothing")
+
+    assert caught.value.code == "deadline_exceeded"
+    assert SCRIPTED.asked() - before == 1
