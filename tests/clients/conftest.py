@@ -21,10 +21,12 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, N
     log = tmp_path_factory.mktemp("scripted") / "stderr.log"
     # the gateway asks its engine once, so that whether to ask again is the client's decision
     settings = {"APPORTION_ENGINE__RETRIES": "0", "APPORTION_ANSWERS__MATHS": "never"}
-    with start_blocking_portal() as portal:
-        with portal.wrap_async_context_manager(running(act=ByPrompt(), models=[MODEL])) as engine:
-            with gateway_process(log, "--engine-url", engine.url, **settings) as url:
-                yield url
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(running(act=ByPrompt(), models=[MODEL])) as engine,
+        gateway_process(log, "--engine-url", engine.url, **settings) as url,
+    ):
+        yield url
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ in any case: one wants openai 2, another openai 3.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -116,8 +115,3 @@ def cases(report: Path) -> Sequence[Case]:
         text = None if problem is None else f"{problem.get('message') or ''}\n{problem.text or ''}"
         found.append(Case(name=case.get("name") or "", problem=text))
     return found
-
-
-def pins(file: Path) -> Mapping[str, str]:
-    """The pinned packages of a requirements file, by name."""
-    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)$", file.read_text(), re.MULTILINE))

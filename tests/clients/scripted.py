@@ -83,7 +83,12 @@ def _call(function: Json) -> Reply:
     """A call in three deltas, as engines stream it: the name, and the arguments in two parts."""
     arguments = json.dumps(example(function.get("parameters") or {}))
     half = len(arguments) // 2
-    head = {"index": 0, "id": "call_scripted", "type": "function", "function": {"name": function["name"], "arguments": ""}}
+    head = {
+        "index": 0,
+        "id": "call_scripted",
+        "type": "function",
+        "function": {"name": function["name"], "arguments": ""},
+    }
     parts = [{"index": 0, "function": {"arguments": part}} for part in (arguments[:half], arguments[half:])]
     return Reply(pieces=[Piece(tool_calls=[delta]) for delta in (head, *parts)], finish_reason="tool_calls")
 

@@ -5,6 +5,7 @@ Other hosts are refused and written down, since a program may try one, fail, and
 
 import os
 import sys
+from pathlib import Path
 
 _LOG = os.environ.get("OUTSIDE_LOG")
 _HERE = ("127.", "localhost", "::1")
@@ -22,7 +23,7 @@ def _watch(event, arguments):
         host = host.decode()
     if host is None or host.startswith(_HERE):
         return
-    with open(_LOG, "a") as log:
+    with Path(_LOG).open("a") as log:
         log.write(f"{host}\n")
     raise OSError(f"tests stay on this machine: {host}")
 
