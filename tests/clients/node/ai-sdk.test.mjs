@@ -4,7 +4,7 @@ import test from 'node:test';
 
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { APICallError, generateText, Output, RetryError, stepCountIs, streamText, tool } from 'ai';
+import { APICallError, generateText, isStepCount, Output, RetryError, streamText, tool } from 'ai';
 import { z } from 'zod';
 
 import { all, ANSWER, LIVE, SCRIPTED } from './gateway.mjs';
@@ -25,6 +25,7 @@ const CHAT = {
   '@ai-sdk/openai': (gateway, options) => openai(gateway, options).chat(gateway.model),
 };
 const prompt = 'How much is 3 + 4?';
+const include = { responseBody: true }; // `apportion` is in there
 const weather = tool({
   description: 'The weather in a city.',
   inputSchema: z.object({ city: z.string() }),
@@ -33,7 +34,7 @@ const weather = tool({
 
 for (const [name, chat] of Object.entries(CHAT)) {
   test(`${name}: plain`, async () => {
-    const { text, usage, response } = await generateText({ model: chat(LIVE), prompt, maxOutputTokens: 16 });
+    const { text, usage, response } = await generateText({ model: chat(LIVE), prompt, maxOutputTokens: 16, include });
 
     assert.ok(text);
     assert.ok(usage.outputTokens > 0);
@@ -58,7 +59,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
         model: chat(SCRIPTED, { headers }),
         prompt,
         tools: { weather },
-        stopWhen: stepCountIs(3),
+        stopWhen: isStepCount(3),
       });
 
       assert.equal(steps[0].toolResults[0].output, 'sunny in Paris');
@@ -70,7 +71,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
         model: chat(SCRIPTED, { headers }),
         prompt,
         tools: { weather },
-        stopWhen: stepCountIs(3),
+        stopWhen: isStepCount(3),
       });
 
       assert.equal(await result.text, ANSWER);
@@ -118,7 +119,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
   test(`${name}: options in headers`, async () => {
     const headers = { 'x-apportion-strategy': 'best_of_n@2' };
-    const { response } = await generateText({ model: chat(SCRIPTED), prompt, headers });
+    const { response } = await generateText({ model: chat(SCRIPTED), prompt, headers, include });
 
     assert.equal(response.body.apportion.strategy, 'best_of_n@2');
     assert.equal(response.headers['x-apportion-strategy'], 'best_of_n@2');
@@ -129,6 +130,7 @@ test('@ai-sdk/openai-compatible: options in the body, under the provider\'s name
   const { response } = await generateText({
     model: compatible(SCRIPTED)(SCRIPTED.model),
     prompt,
+    include,
     providerOptions: { apportion: { apportion: { strategy: 'majority_vote@3' } } },
   });
 
@@ -139,28 +141,27 @@ test('@ai-sdk/openai: drops body fields that it does not know', async () => {
   const { response } = await generateText({
     model: openai(SCRIPTED).chat(SCRIPTED.model),
     prompt,
+    include,
     providerOptions: { openai: { apportion: { strategy: 'majority_vote@3' } } },
   });
 
   assert.notEqual(response.body.apportion.decided_by, 'client');
 });
 
-test('@ai-sdk/openai-compatible: a metadata extractor reads `apportion` from a stream', async () => {
-  const metadataExtractor = {
-    extractMetadata: async ({ parsedBody }) => ({ apportion: parsedBody.apportion }),
-    createStreamExtractor: () => {
-      let told;
-      return { processChunk: (chunk) => (told = chunk.apportion ?? told), buildMetadata: () => ({ apportion: told }) };
-    },
-  };
-  const result = streamText({ model: compatible(SCRIPTED, { metadataExtractor })(SCRIPTED.model), prompt });
-  await result.consumeStream();
+test('`apportion` is in the raw chunks of a stream', async () => {
+  const { fullStream } = streamText({
+    model: compatible(SCRIPTED)(SCRIPTED.model),
+    prompt,
+    include: { rawChunks: true },
+  });
+  const told = (await all(fullStream)).filter((part) => part.type === 'raw' && part.rawValue.apportion);
 
-  assert.ok((await result.providerMetadata).apportion.actual.tokens > 0);
+  assert.equal(told.length, 1);
+  assert.ok(told[0].rawValue.apportion.actual.tokens > 0);
 });
 
 test('@ai-sdk/openai-compatible: the profile behind the model\'s name', async () => {
-  const { response } = await generateText({ model: compatible(SCRIPTED)(`${SCRIPTED.model}:quality`), prompt });
+  const { response } = await generateText({ model: compatible(SCRIPTED)(`${SCRIPTED.model}:quality`), prompt, include });
 
   assert.equal(response.body.apportion.profile, 'quality');
 });

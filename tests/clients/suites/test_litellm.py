@@ -126,17 +126,39 @@ def test_an_overloaded_engine_is_asked_again():
 
 
 def test_what_would_only_spend_again_is_asked_once():
-    """By the openai package beneath; `num_retries` would be LiteLLM's own, which do not look at x-should-retry."""
+    """By the openai package beneath, which follows `x-should-retry`. LiteLLM's word for a 504 is Timeout."""
     before = SCRIPTED.asked()
-    with pytest.raises(litellm.APIError) as caught:
+    with pytest.raises(litellm.Timeout) as caught:
         litellm.completion(
             **target(SCRIPTED),
             messages=says("say nothing"),
+            max_retries=2,
             extra_body={"apportion": {"strategy": "single", "deadline_ms": 200}},
         )
 
     assert caught.value.status_code == 504
     assert SCRIPTED.asked() - before == 1
+
+
+def test_num_retries_do_not_look_at_x_should_retry():
+    before = SCRIPTED.asked()
+    with pytest.raises(litellm.Timeout):
+        litellm.completion(
+            **target(SCRIPTED),
+            messages=says("say nothing"),
+            num_retries=1,
+            extra_body={"apportion": {"strategy": "single", "deadline_ms": 100}},
+        )
+
+    assert SCRIPTED.asked() - before == 2
+
+
+def test_a_stream_tells_once():
+    stream = litellm.completion(**target(SCRIPTED), messages=SUM, stream=True)
+    [told] = [chunk.apportion for chunk in stream if hasattr(chunk, "apportion")]
+
+    headers = stream._hidden_params["additional_headers"]
+    assert told["strategy"] == headers["llm_provider-x-apportion-strategy"]
 
 
 def test_options_in_extra_body_and_headers():

@@ -20,25 +20,30 @@ def weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-def client(gateway, **options):
-    return AsyncOpenAI(base_url=gateway.api, api_key="unused", **options)
+@pytest.fixture
+async def agent():
+    """Makes agents, and closes their clients. options: Apportion's, in the body."""
+    clients = []
+
+    def make(gateway, *, options=None, settings=None, **fields):
+        clients.append(AsyncOpenAI(base_url=gateway.api, api_key="unused"))
+        settings = settings or ModelSettings(extra_body={"apportion": options} if options else None)
+        model = OpenAIChatCompletionsModel(model=gateway.model, openai_client=clients[-1])
+        return Agent(name="helper", model=model, model_settings=settings, **fields)
+
+    yield make
+    for client in clients:
+        await client.close()
 
 
-def agent(gateway, *, model=None, options=None, **fields):
-    """options: Apportion's."""
-    settings = ModelSettings(extra_body={"apportion": options}) if options else ModelSettings()
-    model = OpenAIChatCompletionsModel(model=model or gateway.model, openai_client=client(gateway))
-    return Agent(name="helper", model=model, model_settings=fields.pop("settings", settings), **fields)
-
-
-async def test_plain():
+async def test_plain(agent):
     result = await Runner.run(agent(LIVE, settings=ModelSettings(max_tokens=16)), "How much is 3 + 4?")
 
     assert result.final_output
     assert result.context_wrapper.usage.output_tokens > 0
 
 
-async def test_stream():
+async def test_stream(agent):
     """The usage of a stream has to be asked for."""
     settings = ModelSettings(max_tokens=16, include_usage=True, extra_body={"apportion": {"strategy": "single"}})
     run = Runner.run_streamed(agent(LIVE, settings=settings), "How much is 3 + 4?")
@@ -54,7 +59,7 @@ async def test_stream():
 
 
 @pytest.mark.parametrize("strategy", ["single", "majority_vote@3"])
-async def test_a_tool_is_called_and_its_result_answered(strategy):
+async def test_a_tool_is_called_and_its_result_answered(agent, strategy):
     result = await Runner.run(agent(SCRIPTED, tools=[weather], options={"strategy": strategy}), "How is the weather?")
 
     outputs = [item.output for item in result.new_items if item.type == "tool_call_output_item"]
@@ -62,7 +67,7 @@ async def test_a_tool_is_called_and_its_result_answered(strategy):
     assert result.final_output == ANSWER
 
 
-async def test_a_tool_is_called_in_a_stream():
+async def test_a_tool_is_called_in_a_stream(agent):
     run = Runner.run_streamed(agent(SCRIPTED, tools=[weather]), "How is the weather?")
     async for _ in run.stream_events():
         pass
@@ -72,7 +77,7 @@ async def test_a_tool_is_called_in_a_stream():
     assert run.final_output == ANSWER
 
 
-async def test_a_handoff():
+async def test_a_handoff(agent):
     """To another agent, which is a tool call on the wire."""
     second = agent(SCRIPTED)
     second.name = "second"
@@ -82,20 +87,20 @@ async def test_a_handoff():
     assert result.final_output == ANSWER
 
 
-async def test_structured_output():
+async def test_structured_output(agent):
     result = await Runner.run(agent(SCRIPTED, output_type=Sum), "How much is 3 + 4?")
 
     assert result.final_output == Sum(answer=7)
 
 
-async def test_an_error_is_openais():
+async def test_an_error_is_openais(agent):
     with pytest.raises(openai.BadRequestError) as caught:
         await Runner.run(agent(SCRIPTED, options={"strategy": "best_guess"}), "How much is 3 + 4?")
 
     assert caught.value.param == "apportion.strategy"
 
 
-async def test_an_overloaded_engine_is_asked_again():
+async def test_an_overloaded_engine_is_asked_again(agent):
     before = SCRIPTED.asked()
     result = await Runner.run(agent(SCRIPTED), "busy at first agents")
 
@@ -103,7 +108,7 @@ async def test_an_overloaded_engine_is_asked_again():
     assert SCRIPTED.asked() - before == 2
 
 
-async def test_what_would_only_spend_again_is_asked_once():
+async def test_what_would_only_spend_again_is_asked_once(agent):
     before = SCRIPTED.asked()
     with pytest.raises(openai.InternalServerError) as caught:
         await Runner.run(agent(SCRIPTED, options={"strategy": "single", "deadline_ms": 200}), "say nothing")
