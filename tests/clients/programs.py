@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -27,7 +27,6 @@ _NOTHING_SENT_HOME = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "LANGSMITH_TRACING": "false",
     "OPENAI_AGENTS_DISABLE_TRACING": "1",
-    "AI_SDK_LOG_WARNINGS": "false",
 }
 
 
@@ -57,8 +56,15 @@ class Case:
     problem: str | None
 
 
-def run(command: Sequence[str | Path], gateways: Gateways, folder: Path, *, cwd: Path = HERE) -> Finished:
-    """Run a program that talks to the gateways. folder: for its scratch files.
+def run(
+    command: Sequence[str | Path],
+    gateways: Gateways,
+    folder: Path,
+    *,
+    cwd: Path = HERE,
+    settings: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run a program that talks to the gateways. folder: for its scratch files; settings: of its environment.
 
     It may reach this machine only: Python through tests/clients/loopback/sitecustomize.py, Node through only.mjs.
     """
@@ -73,6 +79,7 @@ def run(command: Sequence[str | Path], gateways: Gateways, folder: Path, *, cwd:
         "OUTSIDE_LOG": str(outside),
         "PYTHONPATH": str(HERE / "loopback"),
         "NODE_OPTIONS": f"--import={(HERE / 'loopback' / 'only.mjs').as_uri()}",
+        **(settings or {}),
     }
     done = subprocess.run(
         command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE

@@ -1,7 +1,8 @@
-"""What the suites rely on to be told the truth: that a program which leaves this machine is noticed."""
+"""What the suites rely on: that a program which leaves this machine is noticed. And who would, by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,27 @@ def test_a_node_program_that_leaves_this_machine_is_noticed(code: str, tmp_path:
 
     assert done.status != 0
     assert done.outside.split() in (["example.invalid"], ["192.0.2.1"])
+
+
+@pytest.mark.parametrize(
+    ("code", "settings", "host"),
+    [
+        ("import litellm", {"LITELLM_LOCAL_MODEL_COST_MAP": "False"}, "raw.githubusercontent.com"),
+        (
+            "import agents\nwith agents.trace('one'): pass\nagents.flush_traces()",
+            {"OPENAI_AGENTS_DISABLE_TRACING": "0", "OPENAI_API_KEY": "unused"},
+            "api.openai.com",
+        ),
+    ],
+    ids=["litellm", "openai-agents"],
+)
+def test_what_the_pages_say_of_clients_that_send_home(
+    code: str, settings: Mapping[str, str], host: str, tmp_path: Path
+) -> None:
+    """Unless they are told not to, as the suites tell them."""
+    told = run([python("openai-3"), "-c", code], NOWHERE, tmp_path)
+    (tmp_path / "untold").mkdir()
+    untold = run([python("openai-3"), "-c", code], NOWHERE, tmp_path / "untold", settings=settings)
+
+    assert told.outside == ""
+    assert host in untold.outside.split()
