@@ -55,10 +55,7 @@ def test_a_node_program_that_leaves_this_machine_is_noticed(code: str, tmp_path:
 def test_what_the_pages_say_of_clients_that_send_home(
     code: str, settings: Mapping[str, str], host: str, tmp_path: Path
 ) -> None:
-    """Unless they are told not to, as the suites tell them."""
-    told = run([python("openai-3"), "-c", code], NOWHERE, tmp_path)
-    (tmp_path / "untold").mkdir()
-    untold = run([python("openai-3"), "-c", code], NOWHERE, tmp_path / "untold", settings=settings)
+    """Unless they are told not to, as the suites tell them: the guard sees the attempt."""
+    done = run([python("openai-3"), "-c", code], NOWHERE, tmp_path, settings=settings)
 
-    assert told.outside == ""
-    assert host in untold.outside.split()
+    assert host in done.outside.split()
