@@ -19,10 +19,11 @@ const compatible = (gateway, options) =>
   });
 const openai = (gateway, options) => createOpenAI({ baseURL: gateway.api, apiKey: 'unused', ...options });
 
-// the same suite for the chat models of both packages
-const CHAT = {
+// the same suite for the models of both packages; @ai-sdk/openai takes the Responses API by itself
+const MODELS = {
   '@ai-sdk/openai-compatible': (gateway, options) => compatible(gateway, options)(gateway.model),
-  '@ai-sdk/openai': (gateway, options) => openai(gateway, options).chat(gateway.model),
+  '@ai-sdk/openai': (gateway, options) => openai(gateway, options)(gateway.model),
+  '@ai-sdk/openai, chat': (gateway, options) => openai(gateway, options).chat(gateway.model),
 };
 const prompt = 'How much is 3 + 4?';
 const include = { responseBody: true }; // `apportion` is in there
@@ -32,9 +33,9 @@ const weather = tool({
   execute: async ({ city }) => `sunny in ${city}`,
 });
 
-for (const [name, chat] of Object.entries(CHAT)) {
+for (const [name, model] of Object.entries(MODELS)) {
   test(`${name}: plain`, async () => {
-    const { text, usage, response } = await generateText({ model: chat(LIVE), prompt, maxOutputTokens: 16, include });
+    const { text, usage, response } = await generateText({ model: model(LIVE), prompt, maxOutputTokens: 16, include });
 
     assert.ok(text);
     assert.ok(usage.outputTokens > 0);
@@ -43,7 +44,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
   test(`${name}: stream`, async () => {
     const headers = { 'x-apportion-strategy': 'single' };
-    const result = streamText({ model: chat(LIVE, { headers }), prompt, maxOutputTokens: 16 });
+    const result = streamText({ model: model(LIVE, { headers }), prompt, maxOutputTokens: 16 });
     const parts = await all(result.textStream);
 
     assert.ok(parts.length > 1);
@@ -56,7 +57,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
     test(`${name}: a tool is called and its result answered, ${strategy}`, async () => {
       const { text, steps } = await generateText({
-        model: chat(SCRIPTED, { headers }),
+        model: model(SCRIPTED, { headers }),
         prompt,
         tools: { weather },
         stopWhen: isStepCount(3),
@@ -68,7 +69,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
     test(`${name}: a tool is called in a stream, ${strategy}`, async () => {
       const result = streamText({
-        model: chat(SCRIPTED, { headers }),
+        model: model(SCRIPTED, { headers }),
         prompt,
         tools: { weather },
         stopWhen: isStepCount(3),
@@ -81,7 +82,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
   test(`${name}: structured output`, async () => {
     const { output } = await generateText({
-      model: chat(SCRIPTED),
+      model: model(SCRIPTED),
       prompt,
       output: Output.object({ schema: z.object({ answer: z.int() }) }),
     });
@@ -90,7 +91,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
   });
 
   test(`${name}: an error is an APICallError`, async () => {
-    await assert.rejects(generateText({ model: chat(SCRIPTED), prompt, temperature: 7 }), (error) => {
+    await assert.rejects(generateText({ model: model(SCRIPTED), prompt, temperature: 7 }), (error) => {
       assert.ok(APICallError.isInstance(error));
       assert.equal(error.statusCode, 400);
       assert.equal(error.data.error.param, 'temperature');
@@ -100,7 +101,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
   test(`${name}: an overloaded engine is asked again`, async () => {
     const before = await SCRIPTED.asked();
-    const { text } = await generateText({ model: chat(SCRIPTED), prompt: `busy at first ${name}` });
+    const { text } = await generateText({ model: model(SCRIPTED), prompt: `busy at first ${name.replaceAll(' ', '')}` });
 
     assert.equal(text, ANSWER);
     assert.equal((await SCRIPTED.asked()) - before, 2);
@@ -108,7 +109,7 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
   test(`${name}: its retries go by the status alone`, async () => {
     const headers = { 'x-apportion-strategy': 'single', 'x-apportion-deadline-ms': '100' };
-    const ask = (maxRetries) => generateText({ model: chat(SCRIPTED, { headers }), prompt: 'say nothing', maxRetries });
+    const ask = (maxRetries) => generateText({ model: model(SCRIPTED, { headers }), prompt: 'say nothing', maxRetries });
     const before = await SCRIPTED.asked();
 
     await assert.rejects(ask(1), (error) => RetryError.isInstance(error) && error.lastError.statusCode === 504);
@@ -119,10 +120,17 @@ for (const [name, chat] of Object.entries(CHAT)) {
 
   test(`${name}: options in headers`, async () => {
     const headers = { 'x-apportion-strategy': 'best_of_n@2' };
-    const { response } = await generateText({ model: chat(SCRIPTED), prompt, headers, include });
+    const { response } = await generateText({ model: model(SCRIPTED), prompt, headers, include });
 
     assert.equal(response.body.apportion.strategy, 'best_of_n@2');
     assert.equal(response.headers['x-apportion-strategy'], 'best_of_n@2');
+  });
+
+  test(`${name}: options in the base URL`, async () => {
+    const baseURL = `${SCRIPTED.url}/best_of_n@3/v1`;
+    const { response } = await generateText({ model: model(SCRIPTED, { baseURL }), prompt, include });
+
+    assert.equal(response.body.apportion.strategy, 'best_of_n@3');
   });
 }
 
@@ -137,9 +145,22 @@ test('@ai-sdk/openai-compatible: options in the body, under the provider\'s name
   assert.equal(response.body.apportion.strategy, 'majority_vote@3');
 });
 
+test('@ai-sdk/openai: the second turn of a conversation wants store: false', async () => {
+  const model = openai(SCRIPTED)(SCRIPTED.model);
+  const turns = async (providerOptions) => {
+    const messages = [{ role: 'user', content: prompt }];
+    const { response } = await generateText({ model, messages, providerOptions });
+    messages.push(...response.messages, { role: 'user', content: 'And twice that?' });
+    return (await generateText({ model, messages, providerOptions })).text;
+  };
+
+  assert.equal(await turns({ openai: { store: false } }), ANSWER);
+  await assert.rejects(turns({}), (error) => error.statusCode === 400 && /item_reference/.test(error.message));
+});
+
 test('@ai-sdk/openai: drops body fields that it does not know', async () => {
   const { response } = await generateText({
-    model: openai(SCRIPTED).chat(SCRIPTED.model),
+    model: openai(SCRIPTED)(SCRIPTED.model),
     prompt,
     include,
     providerOptions: { openai: { apportion: { strategy: 'majority_vote@3' } } },

@@ -191,3 +191,52 @@ test('options in the body, in headers and behind the model\'s name', async () =>
   assert.equal((await ask({}, { headers: { 'x-apportion-strategy': 'best_of_n@2' } })).strategy, 'best_of_n@2');
   assert.equal((await ask({ model: `${SCRIPTED.model}:quality` })).profile, 'quality');
 });
+
+test('options in the base URL', async () => {
+  const client = new OpenAI({ baseURL: `${SCRIPTED.url}/best_of_n@2/v1`, apiKey: 'unused' });
+  const completion = await client.chat.completions.create({ model: SCRIPTED.model, messages: sum });
+
+  assert.equal(completion.apportion.strategy, 'best_of_n@2');
+});
+
+test('the package\'s timeout is the deadline', async () => {
+  const completion = await scripted.chat.completions.create({ model: SCRIPTED.model, messages: sum }, { timeout: 7000 });
+
+  assert.equal(completion.apportion.budget.deadline_ms, 7000);
+});
+
+// The Responses API
+
+const input = 'How much is 3 + 4?';
+
+test('a response', async () => {
+  const response = await scripted.responses.create({ model: SCRIPTED.model, input });
+
+  assert.equal(response.output_text, ANSWER);
+  assert.equal(response.usage.output_tokens, response.apportion.actual.tokens);
+});
+
+test('a streamed response', async () => {
+  const stream = scripted.responses.stream({ model: SCRIPTED.model, input });
+  let told = '';
+  stream.on('response.output_text.delta', (event) => (told += event.delta));
+  const final = await stream.finalResponse();
+
+  assert.equal(told, ANSWER);
+  assert.equal(final.output_text, ANSWER);
+});
+
+test('a tool of a response', async () => {
+  const tools = [{ type: 'function', ...weather.function }];
+  const { output } = await scripted.responses.create({ model: SCRIPTED.model, input, tools });
+  const call = output.find((item) => item.type === 'function_call');
+
+  assert.deepEqual([call.name, JSON.parse(call.arguments)], ['weather', { city: 'Paris' }]);
+  const result = { type: 'function_call_output', call_id: call.call_id, output: 'sunny' };
+  const second = await scripted.responses.create({
+    model: SCRIPTED.model,
+    input: [{ role: 'user', content: input }, ...output, result],
+    tools,
+  });
+  assert.equal(second.output_text, ANSWER);
+});

@@ -129,12 +129,19 @@ def test_what_would_only_spend_again_is_asked_once():
     assert SCRIPTED.asked() - before == 1
 
 
-def test_options_go_in_extra_body_or_headers():
+def test_options_go_in_extra_body_headers_or_the_base_url():
     """The answer itself is not told what LangChain has no field for; the headers say which strategy it was."""
     body = chat(SCRIPTED, extra_body={"apportion": {"strategy": "best_of_n@2"}}, include_response_headers=True)
     header = chat(SCRIPTED, default_headers={"x-apportion-strategy": "best_of_n@3"}, include_response_headers=True)
 
-    for model, strategy in ((body, "best_of_n@2"), (header, "best_of_n@3")):
+    path = ChatOpenAI(
+        model=SCRIPTED.model,
+        base_url=f"{SCRIPTED.url}/best_of_n@4/v1",
+        api_key="unused",
+        include_response_headers=True,
+    )
+
+    for model, strategy in ((body, "best_of_n@2"), (header, "best_of_n@3"), (path, "best_of_n@4")):
         metadata = model.invoke("How much is 3 + 4?").response_metadata
         assert metadata["headers"]["x-apportion-strategy"] == strategy
         assert "apportion" not in metadata
@@ -154,3 +161,20 @@ def test_the_whole_apportion_object_through_the_openai_client():
     )
 
     assert completion.apportion["actual"]["tokens"] == completion.usage.completion_tokens
+
+
+def test_the_responses_api():
+    """What `use_responses_api`, or any option that only that API has, makes it call."""
+    model = chat(SCRIPTED, use_responses_api=True)
+    question = HumanMessage("How is the weather in Paris?")
+    with_tools = model.bind_tools([weather])
+    asked = with_tools.invoke([question])
+
+    assert model.invoke("How much is 3 + 4?").text == ANSWER
+    assert "".join(chunk.text for chunk in model.stream("How much is 3 + 4?")) == ANSWER
+    assert model.with_structured_output(Sum).invoke("How much is 3 + 4?") == Sum(answer=7)
+    [call] = asked.tool_calls
+    assert (call["name"], call["args"]) == ("weather", {"city": "Paris"})
+    answer = with_tools.invoke([question, asked, weather.invoke(call)])
+    assert answer.text == ANSWER
+    assert model.invoke([question, answer, HumanMessage("And tomorrow?")]).text == ANSWER

@@ -161,13 +161,16 @@ def test_a_stream_tells_once():
     assert told["strategy"] == headers["llm_provider-x-apportion-strategy"]
 
 
-def test_options_in_extra_body_and_headers():
+def test_options_in_extra_body_headers_and_the_base_url():
     body = litellm.completion(
         **target(SCRIPTED), messages=SUM, extra_body={"apportion": {"strategy": "majority_vote@3"}}
     )
     header = litellm.completion(**target(SCRIPTED), messages=SUM, extra_headers={"x-apportion-strategy": "best_of_n@2"})
 
+    path = litellm.completion(**{**target(SCRIPTED), "api_base": f"{SCRIPTED.url}/best_of_n@3/v1"}, messages=SUM)
+
     assert body.apportion["strategy"] == "majority_vote@3"
+    assert path.apportion["strategy"] == "best_of_n@3"
     assert header.apportion["strategy"] == "best_of_n@2"
 
 
@@ -181,3 +184,10 @@ def test_the_gateways_headers_are_kept():
     response = litellm.completion(**target(SCRIPTED), messages=SUM)
 
     assert response._hidden_params["additional_headers"]["llm_provider-x-apportion-strategy"]
+
+
+def test_the_responses_api():
+    response = litellm.responses(**target(SCRIPTED), input="How much is 3 + 4?")
+
+    assert response.output_text == ANSWER
+    assert response.usage.output_tokens > 0

@@ -122,11 +122,16 @@ def test_its_own_retries_do_not_look_at_x_should_retry(retries, asked):
     assert SCRIPTED.asked() - before == asked
 
 
-def test_options_go_in_extra_body_or_headers():
+def test_options_go_in_extra_body_headers_or_the_base_url():
     body = like(SCRIPTED, additional_kwargs={"extra_body": {"apportion": {"strategy": "majority_vote@3"}}})
     header = like(SCRIPTED, default_headers={"x-apportion-strategy": "best_of_n@2"})
 
+    path = OpenAILike(
+        model=SCRIPTED.model, api_base=f"{SCRIPTED.url}/best_of_n@3/v1", api_key="unused", is_chat_model=True
+    )
+
     assert body.chat(says("How much is 3 + 4?")).raw.apportion["strategy"] == "majority_vote@3"
+    assert path.chat(says("How much is 3 + 4?")).raw.apportion["strategy"] == "best_of_n@3"
     assert header.chat(says("How much is 3 + 4?")).raw.apportion["strategy"] == "best_of_n@2"
 
 

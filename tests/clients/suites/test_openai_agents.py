@@ -1,13 +1,24 @@
-"""The OpenAI Agents SDK: chat completions, and the Responses API that it takes by default."""
+"""The OpenAI Agents SDK: over the Responses API, which it takes by default, and over chat completions."""
 
 import openai
 import pytest
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, Runner, function_tool
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    UserError,
+    function_tool,
+)
 from gateway import ANSWER, LIVE, SCRIPTED
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("api", [OpenAIResponsesModel, OpenAIChatCompletionsModel], ids=["responses", "chat"]),
+]
 
 
 class Sum(BaseModel):
@@ -21,14 +32,14 @@ def weather(city: str) -> str:
 
 
 @pytest.fixture
-async def agent():
+async def agent(api):
     """Makes agents, and closes their clients. options: Apportion's, in the body."""
     clients = []
 
-    def make(gateway, *, options=None, settings=None, **fields):
-        clients.append(AsyncOpenAI(base_url=gateway.api, api_key="unused"))
+    def make(gateway, *, path="", options=None, settings=None, **fields):
+        clients.append(AsyncOpenAI(base_url=f"{gateway.url}{path}/v1", api_key="unused"))
         settings = settings or ModelSettings(extra_body={"apportion": options} if options else None)
-        model = OpenAIChatCompletionsModel(model=gateway.model, openai_client=clients[-1])
+        model = api(model=gateway.model, openai_client=clients[-1])
         return Agent(name="helper", model=model, model_settings=settings, **fields)
 
     yield make
@@ -87,6 +98,15 @@ async def test_a_handoff(agent):
     assert result.final_output == ANSWER
 
 
+async def test_a_second_turn(agent):
+    """With the first one's items, as the SDK gives them."""
+    first = await Runner.run(agent(SCRIPTED, tools=[weather]), "How is the weather?")
+    turns = [*first.to_input_list(), {"role": "user", "content": "And tomorrow?"}]
+    second = await Runner.run(agent(SCRIPTED), turns)
+
+    assert second.final_output == ANSWER
+
+
 async def test_structured_output(agent):
     result = await Runner.run(agent(SCRIPTED, output_type=Sum), "How much is 3 + 4?")
 
@@ -100,9 +120,9 @@ async def test_an_error_is_openais(agent):
     assert caught.value.param == "apportion.strategy"
 
 
-async def test_an_overloaded_engine_is_asked_again(agent):
+async def test_an_overloaded_engine_is_asked_again(agent, api):
     before = SCRIPTED.asked()
-    result = await Runner.run(agent(SCRIPTED), "busy at first agents")
+    result = await Runner.run(agent(SCRIPTED), f"busy at first agents-{api.__name__}")
 
     assert result.final_output == ANSWER
     assert SCRIPTED.asked() - before == 2
@@ -115,3 +135,17 @@ async def test_what_would_only_spend_again_is_asked_once(agent):
 
     assert caught.value.code == "deadline_exceeded"
     assert SCRIPTED.asked() - before == 1
+
+
+async def test_options_in_the_base_url(agent):
+    """Two answers are drawn, so twice the tokens are used."""
+    usual = await Runner.run(agent(SCRIPTED, path="/single"), "How much is 3 + 4?")
+    twice = await Runner.run(agent(SCRIPTED, path="/best_of_n@2"), "How much is 3 + 4?")
+
+    assert twice.context_wrapper.usage.output_tokens == 2 * usual.context_wrapper.usage.output_tokens
+
+
+async def test_a_name_with_a_slash_is_taken_for_a_provider(api):
+    """Such as most of vLLM's are: an agent has to be given a model, as everywhere in this suite."""
+    with pytest.raises(UserError, match="Unknown prefix: Qwen"):
+        await Runner.run(Agent(name="helper", model="Qwen/Qwen3-8B"), "How much is 3 + 4?")

@@ -330,8 +330,81 @@ def test_options_in_headers():
     assert completion.apportion["strategy"] == "best_of_n@2"
 
 
+@pytest.mark.parametrize(
+    ("path", "profile", "strategy"), [("quality", "quality", None), ("best_of_n@2", None, "best_of_n@2")]
+)
+def test_options_in_the_base_url(path, profile, strategy):
+    """For programs where nothing else can be set."""
+    with OpenAI(base_url=f"{SCRIPTED.url}/{path}/v1", api_key="unused") as client:
+        told = client.chat.completions.create(model=SCRIPTED.model, messages=SUM).apportion
+
+    assert profile is None or told["profile"] == profile
+    assert strategy is None or (told["strategy"], told["decided_by"]) == (strategy, "client")
+
+
 def test_the_profile_behind_the_models_name(scripted):
     completion = scripted.chat.completions.create(model=f"{SCRIPTED.model}:quality", messages=SUM)
 
     assert completion.apportion["profile"] == "quality"
     assert completion.model == SCRIPTED.model
+
+
+# The Responses API
+
+
+@pytest.mark.parametrize("strategy", ["single", "majority_vote@3"])
+def test_a_response(scripted, strategy):
+    response = scripted.responses.create(
+        model=SCRIPTED.model,
+        input="How much is 3 + 4?",
+        store=False,
+        extra_body={"apportion": {"strategy": strategy}},
+    )
+
+    assert response.output_text == ANSWER
+    assert response.usage.output_tokens == response.apportion["actual"]["tokens"] > 0
+    assert response.apportion["strategy"] == strategy
+
+
+def test_a_response_of_the_real_model(live):
+    response = live.responses.create(model=LIVE.model, input="How much is 3 + 4?", max_output_tokens=16)
+
+    assert response.output_text
+
+
+@pytest.mark.parametrize("strategy", ["single", "majority_vote@3"])
+def test_a_streamed_response(scripted, strategy):
+    """The helper checks every event against the ones before it."""
+    with scripted.responses.stream(
+        model=SCRIPTED.model, input="How much is 3 + 4?", extra_body={"apportion": {"strategy": strategy}}
+    ) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+
+    assert "".join(deltas) == final.output_text == ANSWER
+    assert final.apportion["strategy"] == strategy
+
+
+def test_tools_round_trip_of_responses(scripted):
+    tools = [{"type": "function", **WEATHER["function"]}]
+    question = {"role": "user", "content": "How is the weather in Paris?"}
+    first = scripted.responses.create(model=SCRIPTED.model, input=[question], tools=tools)
+
+    [call] = [item for item in first.output if item.type == "function_call"]
+    assert (call.name, json.loads(call.arguments)) == ("weather", {"city": "Paris"})
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    second = scripted.responses.create(model=SCRIPTED.model, input=[question, *first.output, result], tools=tools)
+    assert second.output_text == ANSWER
+
+
+def test_a_structured_response_is_parsed(scripted):
+    response = scripted.responses.parse(model=SCRIPTED.model, input="How much is 3 + 4?", text_format=Solution)
+
+    assert response.output_parsed == Solution(steps=[Step(explanation="Paris", result=7)], answer=7)
+
+
+def test_stored_state_is_refused_by_name(scripted):
+    with pytest.raises(openai.BadRequestError) as caught:
+        scripted.responses.create(model=SCRIPTED.model, input="And twice that?", previous_response_id="resp_1")
+
+    assert caught.value.param == "previous_response_id"
