@@ -6,13 +6,17 @@ PORT ?= 8000
 # stamps: the environment is rebuilt only when the project file changes
 DEMO_READY := $(VENV)/.demo-ready
 DEV_READY := $(VENV)/.dev-ready
+# the programs of others that the tests use as clients: each environment has its own stamp
+CLIENTS := tests/clients
+CLIENTS_READY := $(patsubst $(CLIENTS)/environments/%.txt,$(VENV)/clients/%/.ready,$(wildcard $(CLIENTS)/environments/*.txt)) \
+	$(CLIENTS)/node/node_modules/.ready
 
 .PHONY: demo test check format clean
 
 demo: $(DEMO_READY)
 	@$(BIN)/apportion demo --port $(PORT) $(if $(ONCE),--once)
 
-test: $(DEV_READY)
+test: $(DEV_READY) $(CLIENTS_READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(DEV_READY)
@@ -26,7 +30,7 @@ format: $(DEV_READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(CLIENTS)/node/node_modules
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "apportion needs $(PYTHON): install it, or name another with make PYTHON=..."; exit 1; }
@@ -43,3 +47,14 @@ $(DEV_READY): pyproject.toml $(DEMO_READY)
 	@echo "installing what the tests need"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
+
+$(VENV)/clients/%/.ready: $(CLIENTS)/environments/%.txt | $(BIN)/python
+	@echo "installing the clients of $<"
+	@$(PYTHON) -m venv --clear $(VENV)/clients/$*
+	@$(VENV)/clients/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(CLIENTS)/node/node_modules/.ready: $(CLIENTS)/node/package-lock.json
+	@if command -v npm >/dev/null; \
+	then echo "installing the clients of $<" && cd $(CLIENTS)/node && npm ci --ignore-scripts --loglevel=error && touch node_modules/.ready; \
+	else echo "npm is not there: the suites of the Node clients are skipped"; fi

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,34 +104,27 @@ def _total(text: str, name: str, labels: Mapping[str, str] | None = None) -> flo
     return sum(sample.value for sample in samples if wanted <= sample.labels.items())
 
 
-@pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Generator[Live, None, None]:
-    """One gateway for the whole run, as `apportion serve -c configs/demo.yaml` starts it, ended by SIGTERM.
+@contextmanager
+def gateway_process(log: Path, *arguments: str, **environment: str) -> Generator[str, None, None]:
+    """The address of a gateway that runs as a process of its own, ended by SIGTERM.
 
-    One thread for the engine instead of the demo's two: llama.cpp's threads wait for each other spinning, and on two
-    cores together with a client and a gateway (and whatever else runs) one step of generation then takes seconds.
+    arguments: of `apportion serve`; environment: its settings, instead of those this process has. Fails the test when
+    the gateway ends by itself or writes a traceback.
     """
-    port, engine_port = free_port(), free_port()
-    environment = {
-        **os.environ,
-        "APPORTION_ENGINE__EMBEDDED__PORT": str(engine_port),
-        "APPORTION_ENGINE__EMBEDDED__THREADS": "1",
-        "PYTHONWARNINGS": "error::ResourceWarning",
-    }
-    log = tmp_path_factory.mktemp("gateway") / "stderr.log"
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("APPORTION_")}
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", "-c", "configs/demo.yaml", "--port", str(port)],
+            [sys.executable, "-m", "server", "serve", *arguments, "--port", str(port)],
             cwd=ROOT,
-            env=environment,
+            env={**inherited, "PYTHONWARNINGS": "error::ResourceWarning", **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-    gateway = Live(url=f"http://127.0.0.1:{port}", engine_url=f"http://127.0.0.1:{engine_port}")
     try:
-        await_ready(process, gateway.url, log)
-        yield gateway
+        await_ready(process, f"http://127.0.0.1:{port}", log)
+        yield f"http://127.0.0.1:{port}"
         ended_before = process.poll()
         process.terminate()
         status = process.wait(timeout=30)
@@ -142,9 +136,28 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Generator[Live, None, None
     assert "Traceback" not in said, said
     if sys.platform != "win32":  # there terminate() is no signal that could be handled
         assert status in (0, -signal.SIGTERM), said
-        for address in (port, engine_port):
-            with socket.socket() as probe:
-                assert probe.connect_ex(("127.0.0.1", address)) != 0, "something outlived the gateway"
+        assert not listening(port), "something outlived the gateway"
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Generator[Live, None, None]:
+    """One gateway for the whole run, as `apportion serve -c configs/demo.yaml` starts it.
+
+    One thread for the engine instead of the demo's two: llama.cpp's threads wait for each other spinning, and on two
+    cores together with a client and a gateway (and whatever else runs) one step of generation then takes seconds.
+    """
+    engine_port = free_port()
+    log = tmp_path_factory.mktemp("gateway") / "stderr.log"
+    engine = {"APPORTION_ENGINE__EMBEDDED__PORT": str(engine_port), "APPORTION_ENGINE__EMBEDDED__THREADS": "1"}
+    with gateway_process(log, "-c", "configs/demo.yaml", **engine) as url:
+        yield Live(url=url, engine_url=f"http://127.0.0.1:{engine_port}")
+    if sys.platform != "win32":
+        assert not listening(engine_port), "the engine outlived the gateway"
 
 
 def await_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

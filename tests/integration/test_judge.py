@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import ROOT, Live, await_ready, free_port
+from tests.conftest import Live, gateway_process
 
 pytestmark = pytest.mark.engine
 
@@ -26,24 +23,8 @@ def judged(gateway: Live, tmp_path: Path) -> Generator[str, None, None]:
         "  pointwise: {kind: judge, max_tokens: 24}\n"
         "  pairwise: {kind: judge, compare: pairwise, max_tokens: 24}\n"
     )
-    port = free_port()
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", "-c", str(config), "--port", str(port)],
-            cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("APPORTION_")},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        await_ready(process, url, log)
+    with gateway_process(log, "-c", str(config)) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-    assert "Traceback" not in log.read_text(errors="replace")
 
 
 @pytest.mark.parametrize("compare", ["pointwise", "pairwise"])
