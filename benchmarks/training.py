@@ -14,8 +14,6 @@ import json
 import os
 import re
 import resource
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -104,7 +102,8 @@ def main() -> None:
             sizes.append(alone.submit(measured, questions, asked.samples).result())
         print(json.dumps(sizes[-1]))
     report = {
-        "command": shlex.join(["python", "-m", "benchmarks.training", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.training --questions {' '.join(map(str, asked.questions))} "
+        f"--samples {asked.samples}",
         "outcomes": "resampled from the demo's pools: the seconds are real, the models are worth nothing",
         "cores": os.cpu_count(),
         "sizes": sizes,

@@ -6,6 +6,7 @@ booster has not seen; the boosters that are saved are then fitted on all of them
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -258,42 +259,52 @@ def conformal_factor(upper: Floats, actual: Sequence[Floats], level: float) -> f
     return float(np.quantile(ratios, corrected, method="higher"))
 
 
-def _by_question(scores: HeldOut) -> list[NDArray[np.intp]]:
+def _by_question(scores: HeldOut) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows of the questions, (questions, strategies), those with equally many strategies together, after which of all
+    the questions each is."""
     order = np.argsort(scores.question, kind="stable")
     starts = np.flatnonzero(np.diff(scores.question[order])) + 1
-    return np.split(order, starts)
+    groups = np.split(order, starts)
+    sizes = np.array([len(rows) for rows in groups])
+    alike = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+    return [(places, np.stack([groups[i] for i in places])) for places in alike]
 
 
 def calibrated(scores: HeldOut, calibration: Calibration) -> Floats:
     """Held-out accuracies as the calibration turns them out."""
     result = np.empty_like(scores.raw_accuracy)
-    for rows in _by_question(scores):
+    for _, rows in _by_question(scores):
         result[rows] = calibration.accuracies(scores.raw_accuracy[rows], scores.mean_accuracy[rows])
     return result
 
 
 def level_map(scores: HeldOut, weight: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Isotonic map from a question's mean predicted accuracy over the strategies to its actual one."""
-    groups = _by_question(scores)
-    predicted = [shrink(scores.raw_accuracy[rows], scores.mean_accuracy[rows], weight).mean() for rows in groups]
-    return isotonic(np.array(predicted), np.array([scores.accuracy[rows].mean() for rows in groups]))
+    questions = len(np.unique(scores.question))
+    predicted, actual = np.zeros(questions), np.zeros(questions)
+    for places, rows in _by_question(scores):
+        predicted[places] = shrink(scores.raw_accuracy[rows], scores.mean_accuracy[rows], weight).mean(axis=1)
+        actual[places] = scores.accuracy[rows].mean(axis=1)
+    return isotonic(predicted, actual)
 
 
 def gain_weight(scores: HeldOut) -> float:
     """The weight of `shrink`: the smallest that earned as much on held-out questions, within one standard error, as
     the best one did. Earnings are utilities summed over GATE_PRICES."""
     actual_tokens = np.array([draws.mean() for draws in scores.tokens])
-    groups = _by_question(scores)
-    earned = np.zeros((len(GAIN_WEIGHTS), len(groups)))
+    questions = len(np.unique(scores.question))
+    earned = np.zeros((len(GAIN_WEIGHTS), questions))
     for at, weight in enumerate(GAIN_WEIGHTS):
         xs, ys = level_map(scores, weight)
         accuracy = calibrated(scores, replace(Calibration.none(), gain_weight=weight, accuracy_x=xs, accuracy_y=ys))
         for price in GATE_PRICES:
             predicted = accuracy - price * scores.tokens_predicted / 1000
             actual = scores.accuracy - price * actual_tokens / 1000
-            earned[at] += [actual[rows[predicted[rows].argmax()]] for rows in groups]
+            for places, rows in _by_question(scores):
+                best = predicted[rows].argmax(axis=1)
+                earned[at, places] += actual[rows[np.arange(len(rows)), best]]
     behind = earned[earned.mean(axis=1).argmax()] - earned
-    error = behind.std(axis=1) / np.sqrt(len(groups))
+    error = behind.std(axis=1) / np.sqrt(questions)
     return GAIN_WEIGHTS[int(np.flatnonzero(behind.mean(axis=1) <= error)[0])]
 
 
@@ -302,8 +313,10 @@ def calibrate(scores: HeldOut, *, level: float, speed_error: Floats) -> Calibrat
     weight = gain_weight(scores)
     xs, ys = level_map(scores, weight)
     factors: dict[StrategySpec, float] = {}
-    for spec in dict.fromkeys(scores.spec):
-        rows = [i for i, other in enumerate(scores.spec) if other == spec]
+    rows_of: dict[StrategySpec, list[int]] = defaultdict(list)
+    for i, spec in enumerate(scores.spec):
+        rows_of[spec].append(i)
+    for spec, rows in rows_of.items():
         factors[spec] = conformal_factor(scores.tokens_upper[rows], [scores.tokens[i] for i in rows], level)
     return Calibration(
         gain_weight=weight,

@@ -259,7 +259,7 @@ def test_calibrating_moves_a_query_and_keeps_the_order_of_its_strategies(raw: li
     after = calibrate_level(before, (0.0, 1.0), (moved, moved))
     odds = np.log(after / (1 - after))
     assert np.diff(odds) == pytest.approx(np.diff(log_odds(before)), abs=1e-6)
-    near = np.abs(np.diff(before)).max() < 0.05
+    near = np.ptp(log_odds(before)) < 0.3
     assert not near or after.mean() == pytest.approx(moved, abs=0.02)
 
 
