@@ -11,13 +11,14 @@ from pydantic import BaseModel
 
 from server import VERSION
 from server.api.request import ChatRequest
+from server.api.responses.request import ResponsesRequest
 from server.config import Config
 from server.passthrough.rules import passes
 
-_BODIES: Mapping[str, type[BaseModel]] = {"/v1/chat/completions": ChatRequest}
+_BODIES: Mapping[str, type[BaseModel]] = {"/v1/chat/completions": ChatRequest, "/v1/responses": ResponsesRequest}
 # those under /v1 that clients know; whether the engine has them shows when they are called
 _PASSED = (
-    "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",
+    "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",
     "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/v1/score", "/v1/rerank",
 )  # fmt: skip
 _UPLOADS = ("/v1/audio/transcriptions", "/v1/audio/translations")

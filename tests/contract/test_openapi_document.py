@@ -20,9 +20,11 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from schemathesis.generation import GenerationMode
 
 from server.api.request import ChatRequest
+from server.api.responses.request import ResponsesRequest
 from server.app import create_app
 from server.config import Config
 from tests.fake_engine import VLLM, Exchange, answers, running
@@ -53,13 +55,16 @@ def document_of(**sections: Any) -> dict[str, Any]:
 # --- what it says
 
 
-def test_it_describes_the_bodies_that_are_really_taken() -> None:
+@pytest.mark.parametrize(
+    ("path", "model"), [("/v1/chat/completions", ChatRequest), ("/v1/responses", ResponsesRequest)]
+)
+def test_it_describes_the_bodies_that_are_really_taken(path: str, model: type[BaseModel]) -> None:
     document = document_of()
-    body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    body = document["paths"][path]["post"]["requestBody"]
     assert body["required"]
-    assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatRequest"}
+    assert body["content"]["application/json"]["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
     schemas = document["components"]["schemas"]
-    assert set(schemas["ChatRequest"]["properties"]) == set(ChatRequest.model_fields)
+    assert set(schemas[model.__name__]["properties"]) == set(model.model_fields)
     assert {"strategy", "max_total_tokens", "deadline_ms"} <= set(schemas["Options"]["properties"])
 
 
@@ -215,6 +220,7 @@ VALID = {
     "/v1/chat/completions": {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
     "/v1/completions": {"model": "tiny", "prompt": "x", "max_tokens": 5, "best_of": 2},
     "/v1/embeddings": {"model": "tiny", "input": "x"},
+    "/v1/responses": {"model": "tiny", "input": "x", "max_output_tokens": 5},
 }
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
