@@ -219,6 +219,7 @@ VALID = {
     "/v1/chat/completions": {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
     "/v1/completions": {"model": "tiny", "prompt": "x", "max_tokens": 5, "best_of": 2},
     "/v1/embeddings": {"model": "tiny", "input": "x"},
+    "/v1/responses": {"model": "tiny", "input": "x", "max_output_tokens": 5},
 }
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),

@@ -620,6 +620,18 @@ async def test_tokens_of_a_chat_are_reserved_and_then_what_they_were(streamed: b
         assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - engine.tokens - engine.prompt_tokens
 
 
+async def test_a_response_is_paid_for_like_a_chat_and_keeps_to_the_keys_profiles() -> None:
+    keys = {"team": {"key": KEY, "tokens_per_minute": 1000, "profiles": ["fast"]}}
+    async with both(keys=keys) as (engine, served):
+        asked = {"input": "How much is 3 + 4?", "max_output_tokens": 100}
+        response = await served.client.post("/v1/responses", json=asked, headers=BEARER)
+        assert response.json()["apportion"]["profile"] == "fast"
+        after = await served.client.get("/v1/models", headers=BEARER)
+        assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - engine.tokens - engine.prompt_tokens
+        other = await served.client.post("/quality/v1/responses", json=asked, headers=BEARER)
+        assert (other.status_code, error_of(other)["code"]) == (403, "not_permitted")
+
+
 async def test_tokens_that_are_not_there_are_a_429_before_anything_is_asked() -> None:
     keys = {"team": {"key": KEY, "tokens_per_minute": 500}}
     async with both({"/v1/completions": answers({"usage": USAGE})}, keys=keys) as (engine, served):
