@@ -4,6 +4,7 @@ import openai
 import pytest
 from agents import (
     Agent,
+    ModelBehaviorError,
     ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
@@ -19,6 +20,9 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("api", [OpenAIResponsesModel, OpenAIChatCompletionsModel], ids=["responses", "chat"]),
 ]
+
+# of the real model: an answer that ends by itself
+SENTENCE = ModelSettings(temperature=0, include_usage=True, extra_body={"stop": ["."]})
 
 
 class Sum(BaseModel):
@@ -48,7 +52,7 @@ async def agent(api):
 
 
 async def test_plain(agent):
-    result = await Runner.run(agent(LIVE, settings=ModelSettings(max_tokens=16)), "How much is 3 + 4?")
+    result = await Runner.run(agent(LIVE, settings=SENTENCE), "How much is 3 + 4?")
 
     assert result.final_output
     assert result.context_wrapper.usage.output_tokens > 0
@@ -56,8 +60,7 @@ async def test_plain(agent):
 
 async def test_stream(agent):
     """The usage of a stream has to be asked for."""
-    settings = ModelSettings(max_tokens=16, include_usage=True, extra_body={"apportion": {"strategy": "single"}})
-    run = Runner.run_streamed(agent(LIVE, settings=settings), "How much is 3 + 4?")
+    run = Runner.run_streamed(agent(LIVE, settings=SENTENCE), "How much is 3 + 4?")
     deltas = [
         event.data.delta
         async for event in run.stream_events()
@@ -111,6 +114,16 @@ async def test_structured_output(agent):
     result = await Runner.run(agent(SCRIPTED, output_type=Sum), "How much is 3 + 4?")
 
     assert result.final_output == Sum(answer=7)
+
+
+async def test_an_answer_that_was_cut_fails_the_run_over_responses(agent, api):
+    """As it does with OpenAI's server. Over chat completions it is an answer."""
+    cut = agent(SCRIPTED, settings=ModelSettings(max_tokens=2))
+    if api is OpenAIResponsesModel:
+        with pytest.raises(ModelBehaviorError, match="max_output_tokens"):
+            await Runner.run(cut, "How much is 3 + 4?")
+    else:
+        assert (await Runner.run(cut, "How much is 3 + 4?")).final_output == "The answer"
 
 
 async def test_an_error_is_openais(agent):
