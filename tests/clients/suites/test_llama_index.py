@@ -141,6 +141,17 @@ def test_the_profile_behind_the_models_name():
     assert response.raw.apportion["profile"] == "quality"
 
 
+def test_by_default_it_is_a_completion_model():
+    """Whose requests go on to the engine, which says nothing of strategies."""
+    llm = OpenAILike(model=LIVE.model, api_base=LIVE.api, api_key="unused", max_tokens=8)
+    parts = list(llm.stream_complete("7 + 5 ="))
+    response = llm.chat(says("How much is 3 + 4?"))
+
+    assert parts[-1].text
+    assert response.message.content
+    assert not hasattr(response.raw, "apportion")
+
+
 def test_a_temperature_is_always_sent():
     """0.1 by default, at which candidates hardly differ: set your own."""
     assert '"temperature": 0.1' in like(SCRIPTED).complete("echo").text

@@ -185,6 +185,22 @@ def test_models(live):
     assert LIVE.model in [model.id for model in live.models.list()]
 
 
+def test_completions_are_the_engines(live):
+    """What the gateway does not answer itself goes on to the engine, streams too."""
+    completion = live.completions.create(model=LIVE.model, prompt="7 + 5 =", max_tokens=4)
+    chunks = list(live.completions.create(model=LIVE.model, prompt="7 + 5 =", max_tokens=4, stream=True))
+
+    assert completion.choices[0].text
+    assert len(chunks) > 1
+
+
+def test_what_the_engine_has_not_is_not_found(scripted):
+    with pytest.raises(openai.NotFoundError) as caught:
+        scripted.embeddings.create(model=SCRIPTED.model, input="cat")
+
+    assert caught.value.code == "unknown_url"
+
+
 def test_fields_go_through_to_the_engine(scripted):
     """The SDK's own, and what only the engine knows."""
     completion = scripted.chat.completions.create(
