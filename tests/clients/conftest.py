@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from tests.clients.programs import Gateways
+from tests.clients.programs import KEY, Gateways
 from tests.clients.scripted import MODEL, ByPrompt
 from tests.conftest import Live, gateway_process
 from tests.fake_engine import running
@@ -17,10 +17,14 @@ collect_ignore = ["suites", "node"]  # test_suites.py runs them, each in its cli
 
 @pytest.fixture(scope="session")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
-    """The address of a gateway in front of the scripted engine."""
+    """The address of a gateway in front of the scripted engine, which wants a key."""
     log = tmp_path_factory.mktemp("scripted") / "stderr.log"
     # the gateway asks its engine once, so that whether to ask again is the client's decision
-    settings = {"APPORTION_ENGINE__RETRIES": "0", "APPORTION_ANSWERS__MATHS": "never"}
+    settings = {
+        "APPORTION_ENGINE__RETRIES": "0",
+        "APPORTION_ANSWERS__MATHS": "never",
+        "APPORTION_KEYS__SUITES__KEY": KEY,
+    }
     with (
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(running(act=ByPrompt(), models=[MODEL])) as engine,

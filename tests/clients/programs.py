@@ -21,6 +21,7 @@ from tests.conftest import ROOT
 HERE = Path(__file__).parent
 NODE = HERE / "node"
 _VENVS = ROOT / ".venv" / "clients"
+KEY = "sk-of-the-suites-4711"  # for the gateway in front of the scripted engine
 _PATIENCE = 300.0  # seconds; a suite takes three to fifteen on a quiet machine
 # what the clients would fetch or send by themselves: docs/clients/ says what that is
 _NOTHING_SENT_HOME = {
@@ -76,6 +77,7 @@ def run(
         **_NOTHING_SENT_HOME,
         "LIVE_URL": gateways.live,
         "SCRIPTED_URL": gateways.scripted,
+        "SCRIPTED_KEY": KEY,
         "OUTSIDE_LOG": str(outside),
         "PYTHONPATH": str(HERE / "loopback"),
         "NODE_OPTIONS": f"--import={(HERE / 'loopback' / 'only.mjs').as_uri()}",

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from tests.clients.programs import KEY
 from tests.clients.scripted import ANSWER, MODEL
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
-def curl(url: str, body: dict[str, Any] | str, *options: str) -> subprocess.CompletedProcess[str]:
+def curl(url: str, body: dict[str, Any] | str, *options: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
     data = body if isinstance(body, str) else json.dumps(body)
-    command = ["curl", "-sS", "--noproxy", "*", "-H", "content-type: application/json", "-d", data, *options]
+    headers = ["-H", "content-type: application/json", "-H", f"authorization: Bearer {key}"]
+    command = ["curl", "-sS", "--noproxy", "*", *headers, "-d", data, *options]
     return subprocess.run([*command, f"{url}/v1/chat/completions"], capture_output=True, text=True, timeout=60)
 
 
@@ -53,6 +55,13 @@ def test_an_error_is_a_status_and_openais_body(scripted: str, body: dict[str, An
     assert done.returncode == 22  # curl's word for an error of HTTP
     assert int(told) == status
     assert set(json.loads(shown)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_wrong_key_is_refused(scripted: str) -> None:
+    done = curl(scripted, asks(), "--fail-with-body", key="sk-wrong")
+
+    assert done.returncode == 22
+    assert json.loads(done.stdout)["error"]["code"] == "invalid_api_key"
 
 
 def test_a_tools_call_comes_whole(scripted: str) -> None:

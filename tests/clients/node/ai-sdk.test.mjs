@@ -13,11 +13,12 @@ const compatible = (gateway, options) =>
   createOpenAICompatible({
     name: 'apportion',
     baseURL: gateway.api,
+    apiKey: gateway.key,
     includeUsage: true,
     supportsStructuredOutputs: true,
     ...options,
   });
-const openai = (gateway, options) => createOpenAI({ baseURL: gateway.api, apiKey: 'unused', ...options });
+const openai = (gateway, options) => createOpenAI({ baseURL: gateway.api, apiKey: gateway.key, ...options });
 
 // the same suite for the models of both packages; @ai-sdk/openai takes the Responses API by itself
 const MODELS = {
@@ -95,6 +96,14 @@ for (const [name, model] of Object.entries(MODELS)) {
       assert.ok(APICallError.isInstance(error));
       assert.equal(error.statusCode, 400);
       assert.equal(error.data.error.param, 'temperature');
+      return true;
+    });
+  });
+
+  test(`${name}: a wrong key is refused`, async () => {
+    await assert.rejects(generateText({ model: model(SCRIPTED, { apiKey: 'sk-wrong' }), prompt }), (error) => {
+      assert.ok(APICallError.isInstance(error));
+      assert.equal(error.statusCode, 401);
       return true;
     });
   });

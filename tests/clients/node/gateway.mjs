@@ -3,9 +3,10 @@
 export const ANSWER = 'The answer is \\boxed{7}'; // what the scripted engine says when the prompt asks for nothing else
 
 class Gateway {
-  constructor(url, model) {
+  constructor(url, model, key) {
     this.url = url;
     this.model = model;
+    this.key = key;
     this.api = `${url}/v1`;
   }
 
@@ -17,8 +18,9 @@ class Gateway {
   }
 }
 
-export const LIVE = new Gateway(process.env.LIVE_URL, 'smollm2-135m-instruct'); // the real model
-export const SCRIPTED = new Gateway(process.env.SCRIPTED_URL, 'tiny'); // an engine that does what the prompt says
+export const LIVE = new Gateway(process.env.LIVE_URL, 'smollm2-135m-instruct', 'unused'); // the real model
+// an engine that does what the prompt says; keys are needed
+export const SCRIPTED = new Gateway(process.env.SCRIPTED_URL, 'tiny', process.env.SCRIPTED_KEY);
 
 // Everything that an asynchronous iterable gives (Array.fromAsync, which Node 20 has not).
 export async function all(iterable) {

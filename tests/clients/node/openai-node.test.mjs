@@ -8,8 +8,8 @@ import { z } from 'zod';
 
 import { all, ANSWER, LIVE, SCRIPTED } from './gateway.mjs';
 
-const live = new OpenAI({ baseURL: LIVE.api, apiKey: 'unused' });
-const scripted = new OpenAI({ baseURL: SCRIPTED.api, apiKey: 'unused' });
+const live = new OpenAI({ baseURL: LIVE.api, apiKey: LIVE.key });
+const scripted = new OpenAI({ baseURL: SCRIPTED.api, apiKey: SCRIPTED.key });
 
 const says = (content) => [{ role: 'user', content }];
 const sum = says('How much is 3 + 4?');
@@ -158,6 +158,15 @@ test('errors are the package\'s own', async () => {
   await assert.rejects(refused({ messages: says('refuse with 422') }), OpenAI.UnprocessableEntityError);
 });
 
+test('a wrong key is refused', async () => {
+  const client = new OpenAI({ baseURL: SCRIPTED.api, apiKey: 'sk-wrong' });
+
+  await assert.rejects(
+    client.chat.completions.create({ model: SCRIPTED.model, messages: sum }),
+    (error) => error instanceof OpenAI.AuthenticationError && error.code === 'invalid_api_key',
+  );
+});
+
 test('an overloaded engine is asked again', async () => {
   const before = await SCRIPTED.asked();
   const completion = await scripted.chat.completions.create({
@@ -193,7 +202,7 @@ test('options in the body, in headers and behind the model\'s name', async () =>
 });
 
 test('options in the base URL', async () => {
-  const client = new OpenAI({ baseURL: `${SCRIPTED.url}/best_of_n@2/v1`, apiKey: 'unused' });
+  const client = new OpenAI({ baseURL: `${SCRIPTED.url}/best_of_n@2/v1`, apiKey: SCRIPTED.key });
   const completion = await client.chat.completions.create({ model: SCRIPTED.model, messages: sum });
 
   assert.equal(completion.apportion.strategy, 'best_of_n@2');

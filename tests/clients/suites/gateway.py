@@ -11,6 +11,7 @@ ANSWER = "The answer is \\boxed{7}"  # what the scripted engine says when the pr
 class Gateway:
     url: str
     model: str
+    key: str
 
     @property
     def api(self) -> str:
@@ -23,5 +24,7 @@ class Gateway:
         return round(sum(float(line.split()[-1]) for line in lines if line.startswith("apportion_requests_total{")))
 
 
-LIVE = Gateway(url=os.environ["LIVE_URL"], model="smollm2-135m-instruct")  # the real model
-SCRIPTED = Gateway(url=os.environ["SCRIPTED_URL"], model="tiny")  # an engine that does what the prompt says
+LIVE = Gateway(url=os.environ["LIVE_URL"], model="smollm2-135m-instruct", key="unused")  # the real model
+SCRIPTED = Gateway(
+    url=os.environ["SCRIPTED_URL"], model="tiny", key=os.environ["SCRIPTED_KEY"]
+)  # an engine that does what the prompt says; keys are needed

@@ -22,7 +22,7 @@ def weather(city: str) -> str:
 
 
 def chat(gateway, **options):
-    return ChatOpenAI(model=gateway.model, base_url=gateway.api, api_key="unused", **options)
+    return ChatOpenAI(model=gateway.model, base_url=gateway.api, api_key=gateway.key, **options)
 
 
 def test_plain():
@@ -113,6 +113,11 @@ def test_an_error_is_openais():
     assert caught.value.param == "apportion.strategy"
 
 
+def test_a_wrong_key_is_refused():
+    with pytest.raises(openai.AuthenticationError):
+        ChatOpenAI(model=SCRIPTED.model, base_url=SCRIPTED.api, api_key="sk-wrong").invoke("How much is 3 + 4?")
+
+
 def test_an_overloaded_engine_is_asked_again():
     before = SCRIPTED.asked()
 
@@ -137,7 +142,7 @@ def test_options_go_in_extra_body_headers_or_the_base_url():
     path = ChatOpenAI(
         model=SCRIPTED.model,
         base_url=f"{SCRIPTED.url}/best_of_n@4/v1",
-        api_key="unused",
+        api_key=SCRIPTED.key,
         include_response_headers=True,
     )
 
@@ -148,7 +153,7 @@ def test_options_go_in_extra_body_headers_or_the_base_url():
 
 
 def test_the_profile_behind_the_models_name():
-    model = ChatOpenAI(model=f"{SCRIPTED.model}:quality", base_url=SCRIPTED.api, api_key="unused")
+    model = ChatOpenAI(model=f"{SCRIPTED.model}:quality", base_url=SCRIPTED.api, api_key=SCRIPTED.key)
 
     assert model.invoke("How much is 3 + 4?").response_metadata["model_name"] == SCRIPTED.model
 

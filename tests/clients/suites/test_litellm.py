@@ -23,7 +23,7 @@ class Sum(BaseModel):
 
 
 def target(gateway):
-    return {"model": f"openai/{gateway.model}", "api_base": gateway.api, "api_key": "unused"}
+    return {"model": f"openai/{gateway.model}", "api_base": gateway.api, "api_key": gateway.key}
 
 
 def says(text):
@@ -108,6 +108,11 @@ def test_errors_are_litellms(status, kind):
         litellm.completion(**target(SCRIPTED), messages=says(f"refuse with {status}"), max_retries=0)
 
     assert f"scripted {status}" in caught.value.message
+
+
+def test_a_wrong_key_is_refused():
+    with pytest.raises(litellm.AuthenticationError):
+        litellm.completion(**{**target(SCRIPTED), "api_key": "sk-wrong"}, messages=SUM)
 
 
 def test_a_refused_field_is_named():

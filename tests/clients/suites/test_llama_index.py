@@ -25,7 +25,7 @@ def like(gateway, **options):
     return OpenAILike(
         model=options.pop("model", gateway.model),
         api_base=gateway.api,
-        api_key="unused",
+        api_key=options.pop("api_key", gateway.key),
         is_chat_model=True,
         is_function_calling_model=True,
         **options,
@@ -99,6 +99,11 @@ def test_an_error_is_openais():
     assert caught.value.param == "apportion.strategy"
 
 
+def test_a_wrong_key_is_refused():
+    with pytest.raises(openai.AuthenticationError):
+        like(SCRIPTED, api_key="sk-wrong").complete("How much is 3 + 4?")
+
+
 def test_an_overloaded_engine_is_asked_again():
     before = SCRIPTED.asked()
 
@@ -127,7 +132,7 @@ def test_options_go_in_extra_body_headers_or_the_base_url():
     header = like(SCRIPTED, default_headers={"x-apportion-strategy": "best_of_n@2"})
 
     path = OpenAILike(
-        model=SCRIPTED.model, api_base=f"{SCRIPTED.url}/best_of_n@3/v1", api_key="unused", is_chat_model=True
+        model=SCRIPTED.model, api_base=f"{SCRIPTED.url}/best_of_n@3/v1", api_key=SCRIPTED.key, is_chat_model=True
     )
 
     assert body.chat(says("How much is 3 + 4?")).raw.apportion["strategy"] == "majority_vote@3"
@@ -143,7 +148,7 @@ def test_the_profile_behind_the_models_name():
 
 def test_by_default_it_is_a_completion_model():
     """Whose requests go on to the engine, which says nothing of strategies."""
-    llm = OpenAILike(model=LIVE.model, api_base=LIVE.api, api_key="unused", max_tokens=8)
+    llm = OpenAILike(model=LIVE.model, api_base=LIVE.api, api_key=LIVE.key, max_tokens=8)
     parts = list(llm.stream_complete("7 + 5 ="))
     response = llm.chat(says("How much is 3 + 4?"))
 
@@ -160,4 +165,4 @@ def test_a_temperature_is_always_sent():
 
 def test_the_openai_class_knows_openais_models_only():
     with pytest.raises(ValueError, match="Unknown model"):
-        OpenAI(model=SCRIPTED.model, api_base=SCRIPTED.api, api_key="unused").complete("How much is 3 + 4?")
+        OpenAI(model=SCRIPTED.model, api_base=SCRIPTED.api, api_key=SCRIPTED.key).complete("How much is 3 + 4?")

@@ -40,8 +40,8 @@ async def agent(api):
     """Makes agents, and closes their clients. options: Apportion's, in the body."""
     clients = []
 
-    def make(gateway, *, path="", options=None, settings=None, **fields):
-        clients.append(AsyncOpenAI(base_url=f"{gateway.url}{path}/v1", api_key="unused"))
+    def make(gateway, *, path="", key=None, options=None, settings=None, **fields):
+        clients.append(AsyncOpenAI(base_url=f"{gateway.url}{path}/v1", api_key=key or gateway.key))
         settings = settings or ModelSettings(extra_body={"apportion": options} if options else None)
         model = api(model=gateway.model, openai_client=clients[-1])
         return Agent(name="helper", model=model, model_settings=settings, **fields)
@@ -131,6 +131,11 @@ async def test_an_error_is_openais(agent):
         await Runner.run(agent(SCRIPTED, options={"strategy": "best_guess"}), "How much is 3 + 4?")
 
     assert caught.value.param == "apportion.strategy"
+
+
+async def test_a_wrong_key_is_refused(agent):
+    with pytest.raises(openai.AuthenticationError):
+        await Runner.run(agent(SCRIPTED, key="sk-wrong"), "How much is 3 + 4?")
 
 
 async def test_an_overloaded_engine_is_asked_again(agent, api):

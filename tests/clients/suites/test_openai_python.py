@@ -30,13 +30,13 @@ class Solution(BaseModel):
 
 @pytest.fixture
 def live():
-    with OpenAI(base_url=LIVE.api, api_key="unused") as client:
+    with OpenAI(base_url=LIVE.api, api_key=LIVE.key) as client:
         yield client
 
 
 @pytest.fixture
 def scripted():
-    with OpenAI(base_url=SCRIPTED.api, api_key="unused") as client:
+    with OpenAI(base_url=SCRIPTED.api, api_key=SCRIPTED.key) as client:
         yield client
 
 
@@ -80,7 +80,7 @@ def test_the_stream_helper_puts_the_answer_together(scripted):
 
 @pytest.mark.anyio
 async def test_async():
-    async with AsyncOpenAI(base_url=LIVE.api, api_key="unused") as client:
+    async with AsyncOpenAI(base_url=LIVE.api, api_key=LIVE.key) as client:
         completion = await client.chat.completions.create(model=LIVE.model, messages=SUM, max_tokens=8)
         stream = await client.chat.completions.create(model=LIVE.model, messages=SUM, max_tokens=8, stream=True)
         texts = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
@@ -245,6 +245,16 @@ def test_the_engines_errors_are_the_sdks(scripted, status, kind):
     assert caught.value.request_id
 
 
+def test_a_wrong_key_is_refused():
+    with (
+        OpenAI(base_url=SCRIPTED.api, api_key="sk-wrong") as client,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        client.chat.completions.create(model=SCRIPTED.model, messages=SUM)
+
+    assert caught.value.code == "invalid_api_key"
+
+
 def test_a_refused_field_is_named(scripted):
     with pytest.raises(openai.BadRequestError) as caught:
         scripted.chat.completions.create(model=SCRIPTED.model, messages=SUM, temperature=7)
@@ -339,7 +349,7 @@ def test_options_in_the_body(scripted):
 
 def test_options_in_headers():
     with OpenAI(
-        base_url=SCRIPTED.api, api_key="unused", default_headers={"x-apportion-strategy": "best_of_n@2"}
+        base_url=SCRIPTED.api, api_key=SCRIPTED.key, default_headers={"x-apportion-strategy": "best_of_n@2"}
     ) as client:
         completion = client.chat.completions.create(model=SCRIPTED.model, messages=SUM)
 
@@ -351,7 +361,7 @@ def test_options_in_headers():
 )
 def test_options_in_the_base_url(path, profile, strategy):
     """For programs where nothing else can be set."""
-    with OpenAI(base_url=f"{SCRIPTED.url}/{path}/v1", api_key="unused") as client:
+    with OpenAI(base_url=f"{SCRIPTED.url}/{path}/v1", api_key=SCRIPTED.key) as client:
         told = client.chat.completions.create(model=SCRIPTED.model, messages=SUM).apportion
 
     assert profile is None or told["profile"] == profile
