@@ -114,15 +114,18 @@ def _within(ref: Any) -> bool:
 @lru_cache(maxsize=16)  # there are seven drafts
 def _bounding(base: Any) -> Any:
     """jsonschema's class of a draft with every keyword counted, and `re` replaced."""
-    keywords: dict[str, Keyword] = {
-        **base.VALIDATORS,
+    known: Mapping[str, Keyword] = base.VALIDATORS
+    own: Mapping[str, Keyword] = {
+        "const": _const,
         "enum": _enum,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
     }
-    return _jsonschema.extend(base, validators={name: _counted(name, check) for name, check in keywords.items()})
+    return _jsonschema.extend(
+        base, validators={name: _counted(name, own.get(name, check)) for name, check in known.items()}
+    )
 
 
 def _counted(name: str, check: Keyword) -> Keyword:
@@ -160,9 +163,16 @@ def _enum(validator: Any, values: Any, instance: Any, schema: Any) -> Iterator[V
         yield ValidationError("is none of the values")
 
 
+def _const(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if _spelled(instance) != _spelled(wanted):
+        yield ValidationError("is not the value")
+
+
 def _spelled(value: Any) -> str:
-    """Equal values have equal spellings, and true is not 1."""
-    return json.dumps(value, sort_keys=True)
+    """Equal values have equal spellings, and true is not 1. Charged for: a schema can ask for the same many times."""
+    spelled = json.dumps(value, sort_keys=True)
+    _charge(_size(spelled))
+    return spelled
 
 
 def _matches(pattern: str, text: str) -> bool:

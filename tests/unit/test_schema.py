@@ -24,6 +24,8 @@ TREE = {
         ({"enum": [1.0, {"b": 1.0, "a": [True]}]}, {"a": [True], "b": 1}, True),
         ({"enum": [1.0, "1"]}, 1, 2),
         ({"enum": ["a", None]}, None, "b"),
+        ({"const": 1.0}, 1, True),
+        ({"const": {"b": [2.0], "a": None}}, {"a": None, "b": [2]}, {"a": None, "b": ["2"]}),
         ({"type": "array", "uniqueItems": True}, [1, True, "1", [1], {"a": 1}], [{"a": 1, "b": 2}, {"b": 2, "a": 1}]),
         ({"properties": {"a": True}, "additionalProperties": False}, {"a": 1}, {"a": 1, "b": 2}),
         ({"additionalProperties": {"type": "integer"}}, {"a": 1}, {"a": "1"}),
@@ -65,6 +67,14 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
+LARGE: Any = {"a": [{str(i): "v" * 20} for i in range(300)]}
+
+
+def compared(keyword: dict[str, Any]) -> dict[str, Any]:
+    """Looks at one value many times, from few places."""
+    return {"$defs": {"same": keyword}, "allOf": [{"$ref": "#/$defs/same"}] * 200}
+
+
 HOSTILE: dict[str, tuple[Any, Any]] = {
     "another host": ({"$ref": "http://127.0.0.1:9/schema.json"}, 1),
     "a file": ({"$ref": "file:///etc/passwd"}, 1),
@@ -80,6 +90,9 @@ HOSTILE: dict[str, tuple[Any, Any]] = {
     "deep": (nested(2000), {}),
     "wide": ({"properties": {str(i): {} for i in range(100_000)}}, {}),
     "many at once": ({"items": {"allOf": [{"type": "integer"}] * 300}}, list(range(5000))),
+    "a large value of an enum": (compared({"enum": [LARGE]}), LARGE),
+    "a large constant": (compared({"const": LARGE}), LARGE),
+    "large items": (compared({"uniqueItems": True}), [LARGE]),
     "unevaluated": ({"allOf": [{"properties": {"a": True}}], "unevaluatedProperties": False}, {"b": 1}),
     "dynamic": ({"$dynamicRef": "#a"}, 1),
     "no schema": ({"type": "integre"}, 1),
