@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,22 +51,23 @@ class Chat:
         chunks = Chunks(work.query, created=work.created, include_usage=self.request.include_usage)
         started = False
         try:
-            async for event in work.events():
-                match event:
-                    case Delta():
-                        sent = chunks.passed_on(event)
-                    case Progress():
-                        sent = chunks.progress(event)
-                    case Quiet():
+            async with aclosing(work.events()) as happening:
+                async for event in happening:
+                    match event:
+                        case Delta():
+                            sent = chunks.passed_on(event)
+                        case Progress():
+                            sent = chunks.progress(event)
+                        case Quiet():
+                            started = True
+                            yield comment("waiting")
+                            continue
+                        case Outcome():
+                            sent = [] if work.live else chunks.chosen(event)
+                            sent += chunks.last(event, work.report(event))
+                    if sent:  # at once: every write is a call to the system
                         started = True
-                        yield comment("waiting")
-                        continue
-                    case Outcome():
-                        sent = [] if work.live else chunks.chosen(event)
-                        sent += chunks.last(event, work.report(event))
-                if sent:  # at once: every write is a call to the system
-                    started = True
-                    yield b"".join(data(self._sent(chunk)) for chunk in sent)
+                        yield b"".join(data(self._sent(chunk)) for chunk in sent)
         except ApiError as error:
             if not started:
                 raise

@@ -12,7 +12,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,11 @@ import httpx
 import pytest
 import stamina
 
+from server.api.chat import Chat
+from server.api.endpoint import Shape
+from server.api.responses import request as responses_request
+from server.api.responses.route import Responses
+from server.api.work import decide
 from tests.fake_engine import (
     LLAMA_CPP,
     VLLM,
@@ -748,6 +753,28 @@ async def test_a_client_that_reads_a_while_and_leaves_takes_its_work_off_the_eng
                     break
         await within(engine.requests[0].gone.wait(), NEVER)
         await served.idle()
+
+
+def responses(asked: Mapping[str, Any]) -> Shape:
+    request = responses_request.read(asked)
+    return Responses(asked=request, request=responses_request.as_chat(request))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Chat.read(body(stream=True)), responses({"input": "Hello", "stream": True, "apportion": {"strategy": "single"}})],
+    ids=["chat", "responses"],
+)
+async def test_a_stream_closed_between_two_pieces_has_ended_its_work(shape: Shape) -> None:
+    """At once, not when its memory is collected: what was made is charged to a key before its request is over."""
+    script = script_of(endless("Once upon a", after=asyncio.Event()))
+    async with running(VLLM, script) as engine, serving(engine.url) as served:
+        work = decide(served.gateway, shape.request, {}, id="chatcmpl-1", arrived=time.monotonic())
+        stream = shape.events(work)
+        await anext(stream)
+        assert served.gateway.engine.running == 1
+        await stream.aclose()
+        assert served.gateway.engine.running == 0
 
 
 @STREAMED
