@@ -56,13 +56,19 @@ async def probe(client: httpx.AsyncClient) -> EngineProfile:
     profile = next((known for owner, known in _BY_OWNER.items() if owner in owners), OTHER)
     cards = {str(model["id"]): _card(model) for model in listed if "id" in model}
     profile = replace(profile, models=tuple(cards), cards=cards)
-    context = next((model["max_model_len"] for model in listed if model.get("max_model_len")), None)
+    context = next((length for model in listed if (length := _count(model, "max_model_len"))), None)
     if profile.name == "llama.cpp":
         props = await _props(client)
-        slots = int(props.get("total_slots") or 1)
-        context = cast("dict[str, Any]", props.get("default_generation_settings") or {}).get("n_ctx")
-        profile = replace(profile, max_n=slots)
+        settings = props.get("default_generation_settings")
+        context = _count(cast("dict[str, Any]", settings), "n_ctx") if isinstance(settings, dict) else None
+        profile = replace(profile, max_n=_count(props, "total_slots") or 1)
     return replace(profile, context=context)
+
+
+def _count(said: Mapping[str, Any], name: str) -> int | None:
+    """None where the engine, or what stands in front of it, does not say it as a number above 0."""
+    value = said.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 async def _asked(client: httpx.AsyncClient, path: str) -> dict[str, Any]:

@@ -144,6 +144,22 @@ async def test_llama_cpp_behind_something_that_hides_its_settings_is_asked_for_o
         assert (made.engine.profile.name, made.engine.max_n) == ("llama.cpp", 1)
 
 
+@pytest.mark.parametrize(
+    "dialect",
+    [
+        replace(VLLM, lists={"max_model_len": "2048"}),
+        replace(VLLM, lists={"max_model_len": True}),
+        replace(LLAMA_CPP, props={"default_generation_settings": ["n_ctx"], "total_slots": "many"}),
+        replace(LLAMA_CPP, props={"default_generation_settings": {"n_ctx": "1024"}, "total_slots": {}}),
+    ],
+)
+async def test_a_context_that_is_no_number_is_not_known(dialect: Dialect) -> None:
+    """Later it is calculated with; and the asking must not end with an error that nobody sees."""
+    async with running(dialect) as engine, client(engine) as made:
+        assert made.engine.profile.context is None
+        assert made.engine.max_n == (1 if dialect.owned_by == "llamacpp" else 64)
+
+
 async def test_an_unknown_engine_gets_the_common_denominator() -> None:
     """No context, 16 choices a call, no field that only one engine knows."""
     async with running(PLAIN) as engine, client(engine) as made:
