@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import uuid
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.api.controls import check_word
 from server.config import Config
-from server.errors import UnknownUrl, error_response
+from server.errors import UnknownUrl, answer
 
 PATH = "apportion.path"  # where the scope keeps the word
 _PREFIXED = re.compile(r"/(?!v1/)([^/]+)(/v1(?:/.*)?)", re.DOTALL)
@@ -31,9 +31,8 @@ class BaseUrl:
         try:
             check_word(word, self._config)
         except ValueError as error:
-            unknown = error_response(UnknownUrl(scope["method"], scope["path"], hint=f"Before /v1, {error}"))
-            unknown.headers["x-request-id"] = f"req_{uuid.uuid4().hex}"
-            await unknown(scope, receive, send)
+            unknown = UnknownUrl(scope["method"], scope["path"], hint=f"Before /v1, {error}")
+            await answer(Request(scope), unknown)(scope, receive, send)
             return
         raw: bytes = scope.get("raw_path") or scope["path"].encode()
         await self._app({**scope, "path": rest, "raw_path": raw[raw.index(b"/", 1) :], PATH: word}, receive, send)
