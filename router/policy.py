@@ -68,7 +68,7 @@ def choose(
     ]
     fitting = [row for row in rows if row.feasible]
     if query.requested is not None:
-        return _as_asked(query, rows, now=now)
+        return _as_asked(query, rows)
     if fitting:
         best = max(fitting, key=lambda row: (row.utility, -row.tokens))
         return Allocation(
@@ -93,7 +93,7 @@ def choose(
     )
 
 
-def _as_asked(query: Query, rows: Sequence[Prediction], *, now: float) -> Allocation:
+def _as_asked(query: Query, rows: Sequence[Prediction]) -> Allocation:
     spec = query.requested
     assert spec is not None  # noqa: S101 - the caller checked; tells the type checker
     row = next((row for row in rows if row.spec == spec), None)

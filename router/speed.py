@@ -7,7 +7,6 @@ from math import exp, log
 
 from strategies.types import StrategySpec
 
-SPEED_FEATURES = ("prompt_tokens", "running", "added")
 _FASTEST, _SLOWEST = 0.05, 50.0  # bounds of the online correction
 _MEMORY = 0.8  # weight of the past in the online correction
 

@@ -39,7 +39,6 @@ _FAMILIES = {
     "messages": "messages", "audio": "audio", "images": "images", "tokenize": "tokenize", "detokenize": "tokenize",
     "score": "score", "rerank": "rerank", "pooling": "pooling", "classify": "classify", "moderations": "classify",
 }  # fmt: skip
-FAMILIES = (*dict.fromkeys(_FAMILIES.values()), "other")
 _GENERATING = frozenset({"completions", "chat", "responses", "messages"})
 
 
