@@ -23,40 +23,10 @@ from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from server.efforts import ReasoningEffort
-from server.maths.settings import Answers
-from server.scorers.settings import ScorerSettings
 from server.section import Section, merge, section_of
-from server.settings import (
-    Allocator,
-    Budgets,
-    Config,
-    Embedded,
-    Engine,
-    Metrics,
-    Profile,
-    Server,
-    Strategies,
-)
+from server.settings import Config, Profile, Server
 
-__all__ = [
-    "Allocator",
-    "Answers",
-    "Budgets",
-    "Config",
-    "ConfigError",
-    "Embedded",
-    "Engine",
-    "Metrics",
-    "Profile",
-    "ReasoningEffort",
-    "ScorerSettings",
-    "Server",
-    "Strategies",
-    "load_config",
-    "reference",
-    "settings",
-]
+__all__ = ["Config", "ConfigError", "Profile", "Server", "load_config", "reference", "settings"]
 
 PREFIX = "APPORTION_"
 _NAMED = ("profiles", "scorers", "keys")  # sections with entries of the operator's own naming

@@ -16,22 +16,22 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
-    SecretStr,
     field_validator,
     model_validator,
 )
 
 from server.access.settings import Access, Key
 from server.access.settings import conflicts as key_conflicts
-from server.efforts import ReasoningEffort
+from server.backends.settings import Engine
 from server.maths.settings import Answers
 from server.passthrough.settings import Passthrough
 from server.scorers.settings import ScorerSettings
 from server.scorers.settings import conflicts as scorer_conflicts
-from server.section import Section, base_url, merge, split
+from server.section import Section, merge, split
 from strategies.scorers import SCORERS
 from strategies.types import StrategySpec
 
+_EFFORT = "A profile, `auto` for the default one, or a strategy."
 _PROFILE_NAME = re.compile(r"(?!(?:auto|single|v1)$)(?!.*__)[a-z][a-z0-9_-]{0,39}")
 
 
@@ -91,69 +91,6 @@ class Server(Section):
     log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = Field(
         default="info", description="Least severe message that is logged. Prompts and answers are never logged."
     )
-
-
-class Embedded(Section):
-    """The llama.cpp engine that the server starts as its child."""
-
-    threads: int = Field(default=2, ge=1, le=1024, description="CPU threads for generating.")
-    slots: int = Field(default=8, ge=1, le=256, description="Sequences generated at once.")
-    context: int = Field(default=16384, ge=512, le=1_048_576, description="Tokens of context, shared by all slots.")
-    port: int = Field(default=0, ge=0, le=65535, description="Local port of the engine; 0 takes any free one.")
-
-
-class Engine(Section):
-    """The inference server that does the generating."""
-
-    kind: Literal["openai", "embedded"] = Field(
-        default="openai",
-        description="`openai`: any OpenAI-compatible server, such as vLLM or llama.cpp, at `engine.url`. "
-        "`embedded`: llama.cpp with the small model, started by the server itself.",
-    )
-    url: Annotated[str, AfterValidator(base_url)] = Field(
-        default="http://127.0.0.1:8001",
-        description="Address of the engine, with or without `/v1`. Not used when embedded.",
-    )
-    api_key: SecretStr | None = Field(
-        default=None,
-        min_length=1,
-        description="Key sent to the engine as a bearer token. Clients' keys are never passed on.",
-    )
-    model: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Model asked for when the client names none; else the engine's first.",
-    )
-    max_n: int | None = Field(
-        default=None, ge=1, le=1024, description="Sequences one call to the engine may ask for. Probed when not set."
-    )
-    logprobs: Literal["auto", "always", "never"] = Field(
-        default="auto",
-        description="Whether the engine returns logprobs; without them the strategies whose scorer needs them are not "
-        "offered. `auto`: until an answer that was asked for with logprobs comes without. `always`: whatever it sends.",
-    )
-    connect_timeout_seconds: float = Field(
-        default=5,
-        gt=0,
-        le=3600,
-        description="Time to get a connection to the engine.",
-    )
-    first_token_timeout_seconds: float = Field(
-        default=60, gt=0, le=86_400, description="Time from sending a call to the first piece of its answer."
-    )
-    idle_timeout_seconds: float = Field(
-        default=30, gt=0, le=86_400, description="Longest pause between two pieces of an answer."
-    )
-    max_connections: int = Field(default=256, ge=1, le=100_000, description="Connections to the engine open at once.")
-    retries: int = Field(
-        default=2, ge=0, le=10, description="Attempts after a failed one, as long as nothing has been generated."
-    )
-    developer_role: Literal["system", "developer", "user"] = Field(
-        default="system",
-        description="Role that a client's messages of role `developer` are sent with: many models' templates drop or "
-        "refuse `developer`.",
-    )
-    embedded: Embedded = Field(default_factory=Embedded, description="Used when `engine.kind` is `embedded`.")
 
 
 class Budgets(Section):
@@ -279,6 +216,22 @@ class Allocator(Section):
         description="Give up on a question whose chance of ever being answered rightly, as the model sees it while "
         "sampling, is under this: nothing more is drawn, and the response says so. 0: never.",
     )
+
+
+class ReasoningEffort(Section):
+    """What a request's `reasoning_effort` means when it names no profile and no strategy."""
+
+    none: str = Field(default="single", description=_EFFORT)
+    minimal: str = Field(default="fast", description=_EFFORT)
+    low: str = Field(default="fast", description=_EFFORT)
+    medium: str = Field(default="balanced", description=_EFFORT)
+    high: str = Field(default="quality", description=_EFFORT)
+    xhigh: str = Field(default="quality", description=_EFFORT)
+    max: str = Field(default="quality", description=_EFFORT)
+
+    def meaning(self, effort: str | None) -> str | None:
+        """The profile or strategy for an effort; None for one that is the engine's own."""
+        return getattr(self, effort) if effort in type(self).model_fields else None
 
 
 class Metrics(Section):
