@@ -38,7 +38,8 @@ from strategies.ledger import Ledger
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
-from strategies.types import Budget, Candidate, Prices, Query, StrategySpec, Tools
+from strategies.spec import StrategySpec
+from strategies.types import Budget, Candidate, Prices, Query, Tools
 from strategies.voting import Ballot, best_first, usable
 
 SHORT = ("chain_sum", "brackets", "counting", "lcm", "sequence")

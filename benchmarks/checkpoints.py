@@ -14,8 +14,8 @@ from timeit import repeat
 from router.boosted import Boosted, features_of
 from router.pools import read_pools
 from router.stopping import Spending
+from strategies.spec import StrategySpec
 from strategies.stopping import Poll, Vote
-from strategies.types import StrategySpec
 
 POOLS = Path("configs/pools/smollm2-135m.jsonl.gz")
 MODEL = Path("configs/models/smollm2-135m")

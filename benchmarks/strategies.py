@@ -46,8 +46,9 @@ from strategies.majority_vote import majority_vote
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
+from strategies.spec import StrategySpec
 from strategies.stopping import ByPosterior, Stopping
-from strategies.types import Answer, Prices, Publish, Query, Strategy, StrategySpec, Tools
+from strategies.types import Answer, Prices, Publish, Query, Strategy, Tools
 from strategies.voting import Ballot
 
 SEED = 2  # of the questions; calibration's is 1

@@ -17,8 +17,9 @@ from router.stopper import Stopper
 from router.stopping import ByPrice, Spending, threshold_at
 from router.verified import until_right
 from router.waves import Waved, in_waves
+from strategies.spec import StrategySpec
 from strategies.stopping import SETTLED, ByPosterior, Stopping
-from strategies.types import Allocation, Prediction, Prices, Query, StrategySpec
+from strategies.types import Allocation, Prediction, Prices, Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

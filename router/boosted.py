@@ -26,7 +26,8 @@ from router.predictors import SPEC_FEATURES, averages, can_agree, named, spec_ve
 from router.questions import Question
 from router.speed import Load, Speed, seconds
 from router.stopper import Stopper
-from strategies.types import Budget, Prediction, Prices, Query, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Budget, Prediction, Prices, Query
 
 Floats = NDArray[np.float64]
 QUANTILES = (0.1, 0.5, 0.9, 0.99)  # of log(1 + tokens) of one completion

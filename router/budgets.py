@@ -24,8 +24,9 @@ from router.training import Examples
 from router.vote_state import BY_VOTES, rule_of
 from router.waves import Waved
 from router.world import World, speeds_of
+from strategies.spec import StrategySpec
 from strategies.stopping import Stopping
-from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
+from strategies.types import Allocation, Budget, Prediction, Prices, Query
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

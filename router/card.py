@@ -17,7 +17,7 @@ from router.reliability import reliability
 from router.stopping_training import CLUSTER_STATISTICS
 from router.training import FOLDS, calibrated
 from router.vote_state import BY_VOTES, STATE_FEATURES
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 _SHOWN_FEATURES = 15
 _RULES = {

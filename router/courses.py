@@ -18,7 +18,8 @@ from router.odds import log_odds, sigmoid
 from router.replay import CHECKPOINTS, Played, Replay
 from router.stopping import FREE, Spending, wave_of
 from router.waves import Waved
-from strategies.types import Prediction, Prices, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Prediction, Prices
 
 Floats = NDArray[np.float64]
 PRICES = (1e-5, 1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 2e-2, 6e-2)  # utility of a candidate

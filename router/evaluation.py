@@ -31,7 +31,8 @@ from router.stopping_training import held_out as held_out_stops
 from router.training import examples, folds, held_out, speed_errors
 from router.vote_state import rule_of
 from router.world import World, predicted_world, real_world, speeds_of, tokens_quality
-from strategies.types import Prices, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Prices
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

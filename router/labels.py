@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.pools import Pool
-from strategies.types import VERIFIER, StrategySpec
+from strategies.spec import VERIFIER, StrategySpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

@@ -17,7 +17,7 @@ from router.stopping_training import TrainedStopper, train_stopper
 from router.training import Examples, HeldOut, calibrate, examples, fit, folds, held_out, speed_errors
 from router.vote_state import BY_VOTES
 from router.world import predicted_world, real_world, speeds_of
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 Floats = NDArray[np.float64]
 _REPLAYED = 8000  # orders of all pools together: more of one question add little

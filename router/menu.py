@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from strategies.scorers import SCORERS
-from strategies.types import Query, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Query
 
 SINGLE = StrategySpec(method="single")
 

@@ -14,8 +14,8 @@ from router.pools import Run, Sample
 from router.replay import leader_of
 from router.vote_state import BY_VOTES, rule_of
 from strategies.ledger import Ledger
+from strategies.spec import StrategySpec
 from strategies.stopping import Poll, Stopping, Vote
-from strategies.types import StrategySpec
 
 Speed = Callable[[int], tuple[float, float]]  # sequences of a wave -> seconds to the first token and for each after it
 NO_LIMIT = 2**62  # tokens

@@ -13,7 +13,8 @@ from router.features import FEATURE_NAMES, Features
 from router.speed import Load, Speed, seconds
 from router.stopper import Stopper
 from router.verified import one_right
-from strategies.types import VERIFIER, Prediction, StrategySpec
+from strategies.spec import VERIFIER, StrategySpec
+from strategies.types import Prediction
 
 _ONE = 0.5  # accuracy of one sample, as far as the prior knows
 _BY_METHOD = ("single", "majority_vote", "best_of_n", "beam_search")

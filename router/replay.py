@@ -18,8 +18,8 @@ from router.labels import places
 from router.pools import Pool, Sample
 from router.stopping import FREE
 from router.vote_state import STATE_FEATURES, VERIFIED, Rule, rule_of, vote_state
+from strategies.spec import StrategySpec
 from strategies.stopping import Poll, Vote
-from strategies.types import StrategySpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import exp, log
 
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 _FASTEST, _SLOWEST = 0.05, 50.0  # bounds of the online correction
 _MEMORY = 0.8  # weight of the past in the online correction

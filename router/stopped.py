@@ -23,7 +23,8 @@ from router.stopper import Stopper
 from router.stopping_training import HeldOut, courses, gate, played
 from router.vote_state import rule_of
 from router.world import Predicted, World
-from strategies.types import Prediction, Prices, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Prediction, Prices
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

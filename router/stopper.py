@@ -26,8 +26,8 @@ from router.features import FEATURE_NAMES, Features
 from router.replay import CHECKPOINTS
 from router.stopping import FREE, ByPrice, Spending, costs, mean_tokens, price_at, stop_reason, wave_of
 from router.vote_state import STATE_FEATURES, Rule, rule_of, vote_state
+from strategies.spec import StrategySpec
 from strategies.stopping import By, ByPosterior, Poll, Verdict, cannot_change, lead_posterior
-from strategies.types import StrategySpec
 
 Floats = NDArray[np.float64]
 _TEMPERATURE, _ABSENT = FEATURE_NAMES.index("temperature"), FEATURE_NAMES.index("temperature_absent")

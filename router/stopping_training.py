@@ -18,7 +18,7 @@ from router.replay import CHECKPOINTS, Played, Replay, Speeds, play, price_of
 from router.stopper import Stopper, blend, pays
 from router.stopping import FREE, price_at, thresholds_at, waves_of
 from router.vote_state import FALLING, STATE_FEATURES, VERIFIED, Rule, rule_of
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

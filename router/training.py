@@ -31,7 +31,7 @@ from router.odds import log_odds
 from router.pools import Call, Pool
 from router.predictors import spec_vector
 from router.speed import Load
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 Floats = NDArray[np.float64]
 FOLDS = 5

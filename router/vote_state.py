@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import log, log1p, sqrt
 
+from strategies.spec import VERIFIER, StrategySpec
 from strategies.stopping import Poll, Vote, lead_posterior
-from strategies.types import VERIFIER, StrategySpec
 
 STATE_FEATURES = (
     "drawn",  # candidates so far

@@ -13,7 +13,8 @@ from router.features import FEATURE_NAMES
 from router.replay import CHECKPOINTS, Speeds
 from router.speed import Load, seconds
 from router.training import Examples, HeldOut, calibrate, conformal_factor, fit_speed
-from strategies.types import Prices, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Prices
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]

@@ -21,6 +21,7 @@ from strategies.beam_search import Steps
 from strategies.ledger import MIN_USEFUL_TOKENS, Ledger
 from strategies.registry import strategies
 from strategies.sampling import Listener, MeteredSampler
+from strategies.spec import StrategySpec
 from strategies.types import (
     Allocation,
     Answer,
@@ -32,7 +33,6 @@ from strategies.types import (
     Publish,
     Query,
     Scorer,
-    StrategySpec,
     Tools,
 )
 

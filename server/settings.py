@@ -29,7 +29,7 @@ from server.scorers.settings import ScorerSettings
 from server.scorers.settings import conflicts as scorer_conflicts
 from server.section import Section, merge, split
 from strategies.scorers import SCORERS
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 _EFFORT = "A profile, `auto` for the default one, or a strategy."
 _PROFILE_NAME = re.compile(r"(?!(?:auto|single|v1)$)(?!.*__)[a-z][a-z0-9_-]{0,39}")

@@ -7,7 +7,8 @@ import time
 from dataclasses import replace
 
 from strategies.sampling import MeteredSampler
-from strategies.types import Answer, Candidate, CutShort, EngineError, Publish, Query, Strategy, StrategySpec, Tools
+from strategies.spec import StrategySpec
+from strategies.types import Answer, Candidate, CutShort, EngineError, Publish, Query, Strategy, Tools
 from strategies.voting import Ballot, usable
 
 

@@ -30,18 +30,8 @@ from strategies.beams import (
     shares,
     survivors,
 )
-from strategies.types import (
-    Answer,
-    Candidate,
-    EngineError,
-    Publish,
-    Query,
-    Scorer,
-    ScorerError,
-    Strategy,
-    StrategySpec,
-    Tools,
-)
+from strategies.spec import StrategySpec
+from strategies.types import Answer, Candidate, EngineError, Publish, Query, Scorer, ScorerError, Strategy, Tools
 from strategies.voting import Ballot
 
 __all__ = ["Steps", "beam_search_with"]

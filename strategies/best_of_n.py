@@ -7,8 +7,9 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 
 from strategies.selection import select
+from strategies.spec import StrategySpec
 from strategies.stopping import Verdict, verdict_of
-from strategies.types import Answer, Candidate, Publish, Query, ScorerError, StrategySpec, Tools
+from strategies.types import Answer, Candidate, Publish, Query, ScorerError, Tools
 from strategies.voting import Ballot
 from strategies.waves import Drawing, draw_in_waves
 

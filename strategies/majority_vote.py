@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from strategies.spec import StrategySpec
 from strategies.stopping import Verdict, verdict_of
-from strategies.types import Answer, Candidate, Publish, Query, StrategySpec, Tools
+from strategies.types import Answer, Candidate, Publish, Query, Tools
 from strategies.voting import Ballot
 from strategies.waves import draw_in_waves
 

@@ -8,7 +8,8 @@ from strategies.beam_search import Steps, beam_search_with
 from strategies.best_of_n import best_of_n
 from strategies.majority_vote import majority_vote
 from strategies.single import single
-from strategies.types import Method, Strategy
+from strategies.spec import Method
+from strategies.types import Strategy
 
 
 def strategies(steps: Steps) -> Mapping[Method, Strategy]:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from strategies.answers import Group
-from strategies.types import Answer, Candidate, Rule
+from strategies.spec import Rule
+from strategies.types import Answer, Candidate
 from strategies.voting import Ballot, best_first
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import replace
 
+from strategies.spec import StrategySpec
 from strategies.stopping import verdict_of
-from strategies.types import Answer, Candidate, Publish, Query, StrategySpec, Tools
+from strategies.types import Answer, Candidate, Publish, Query, Tools
 from strategies.voting import Ballot
 
 

@@ -9,8 +9,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from strategies.draws import Draws
+from strategies.spec import StrategySpec
 from strategies.stopping import Stop, Verdict
-from strategies.types import Candidate, Query, StrategySpec, Tools
+from strategies.types import Candidate, Query, Tools
 
 _PATIENCE = 2.0  # a wave's last candidates may take this many times as long as its first half did
 

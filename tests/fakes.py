@@ -12,18 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from strategies.types import (
-    Budget,
-    Candidate,
-    Delta,
-    EngineError,
-    Json,
-    LogprobSummary,
-    Pace,
-    Prices,
-    Query,
-    StrategySpec,
-)
+from strategies.spec import StrategySpec
+from strategies.types import Budget, Candidate, Delta, EngineError, Json, LogprobSummary, Pace, Prices, Query
 
 FAR = 1e12  # a deadline that never comes, in monotonic seconds
 

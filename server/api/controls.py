@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from server.access.caller import ANYONE, Caller
 from server.config import Config, Profile
 from server.errors import InvalidRequest, NotPermitted
-from strategies.types import Budget, Prices, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Budget, Prices
 
 HEADER = "x-apportion-"
 KEEP_ALIVE = 5.0  # seconds between signs of life in a stream while nothing else is sent

@@ -27,7 +27,8 @@ from strategies.ledger import Ledger
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
-from strategies.types import Candidate, Engine, EngineError, Query, StrategySpec, Tools
+from strategies.spec import StrategySpec
+from strategies.types import Candidate, Engine, EngineError, Query, Tools
 
 _UNLIMITED = 10**12
 _ITS_OWN_FAULT = frozenset({400, 413, 422})  # statuses that tell of the question, not of the engine

@@ -11,7 +11,7 @@ from typing import Any
 from router.pools import Pool, Sample
 from router.questions import Question
 from strategies.beam_search import Steps
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 PILOT = 8  # questions that are asked before a budget is planned
 _ROUND = 4  # one of so many open questions is asked on in a round

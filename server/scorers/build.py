@@ -20,7 +20,8 @@ from server.scorers.timing import Timing
 from server.section import base_url
 from strategies.ledger import Ledger
 from strategies.scorers import SCORERS
-from strategies.types import Engine, Scorer, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Engine, Scorer
 
 # What a judge writes of what it may: it is asked to think briefly. Unlike its seconds this is not measured.
 _USED_OF_VERDICT = 1 / 3

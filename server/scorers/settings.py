@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from server.section import Section, http_url
 from strategies.scorers import SCORERS
-from strategies.types import RESERVED, VERIFIER
+from strategies.spec import RESERVED, VERIFIER
 
 Kind = Literal["process_reward", "outcome_reward", "judge", "http", "python"]
 Aggregation = Literal["last", "min", "product", "mean"]

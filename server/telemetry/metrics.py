@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from server import VERSION
 from server.backends.calls import CallStats
 from server.passthrough.rules import family
+from strategies.spec import StrategySpec
 from strategies.stopping import STOPS
-from strategies.types import Outcome, StrategySpec
+from strategies.types import Outcome
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 100000)

@@ -22,7 +22,8 @@ from strategies.ledger import Ledger
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
-from strategies.types import Budget, StrategySpec, Tools
+from strategies.spec import StrategySpec
+from strategies.types import Budget, Tools
 from tests.conftest import Live
 from tests.fakes import ask
 

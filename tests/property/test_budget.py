@@ -15,7 +15,8 @@ from strategies.ledger import Ledger
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
-from strategies.types import Answer, EngineError, LogprobSummary, StrategySpec, Tools
+from strategies.spec import StrategySpec
+from strategies.types import Answer, EngineError, LogprobSummary, Tools
 from tests.fakes import FAR, Call, Choice, Piece, ScriptedEngine, ask
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,8 @@ from strategies.beam_search import Steps
 from strategies.ledger import Ledger
 from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
-from strategies.types import Answer, EngineError, StrategySpec, Tools
+from strategies.spec import StrategySpec
+from strategies.types import Answer, EngineError, Tools
 from tests.fakes import FAR, Call, Choice, Piece, ScriptedEngine, ask
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.policy import BudgetInfeasible, choose, utility
-from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Allocation, Budget, Prediction, Prices, Query
 from tests.fakes import ask
 
 SPECS = [

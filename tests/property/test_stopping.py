@@ -23,8 +23,9 @@ from router.stopping import (
     wave_of,
 )
 from router.vote_state import BY_VOTES, STATE_FEATURES, Rule, rule_of, vote_state
+from strategies.spec import StrategySpec
 from strategies.stopping import Poll, Verdict, Vote, cannot_change
-from strategies.types import Prices, StrategySpec
+from strategies.types import Prices
 
 PRICE = st.floats(1e-6, 1.0)
 RULES: list[Rule] = [BY_VOTES, (1.0, 0.0), (2.0, 0.0), (3.0, 1.0)]

@@ -18,8 +18,9 @@ from router.scoring import Scoring, ScoringCost
 from router.speed import Load, Speed
 from router.stopper import Stopper
 from router.waves import Waved, expected_waves
+from strategies.spec import StrategySpec
 from strategies.stopping import Poll, Vote
-from strategies.types import Allocation, Budget, Prediction, Prices, Query, StrategySpec
+from strategies.types import Allocation, Budget, Prediction, Prices, Query
 from tests.fakes import FAR, ask, menu_of
 
 MENU = menu_of("single", "majority_vote@4", "best_of_n@4", "beam_search@2x2")

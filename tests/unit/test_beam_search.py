@@ -25,6 +25,7 @@ from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.scorers.mean_logprob import MeanLogprob
+from strategies.spec import StrategySpec
 from strategies.types import (
     Answer,
     Bounded,
@@ -36,7 +37,6 @@ from strategies.types import (
     Query,
     Scorer,
     ScorerError,
-    StrategySpec,
     Tools,
 )
 from tests.fakes import FAR, Call, Choice, Piece, ScriptedEngine, TextScorer, ask, menu_of, says

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from server.config import Config, ConfigError, load_config, reference, settings
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 
 ROOT = Path(__file__).parents[2]
 

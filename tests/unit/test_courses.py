@@ -13,7 +13,8 @@ from router.odds import log_odds
 from router.replay import CHECKPOINTS, Played, play, replay
 from router.stopping import FREE, wave_of
 from router.vote_state import BY_VOTES
-from strategies.types import Prediction, Prices, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Prediction, Prices
 from tests.pools import random_pool
 
 VOTE, BEST = StrategySpec.parse("majority_vote@8"), StrategySpec.parse("best_of_n@8")

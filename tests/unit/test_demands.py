@@ -8,7 +8,8 @@ import pytest
 
 from strategies.answers import Demands, demands_of
 from strategies.selection import select
-from strategies.types import Answer, Candidate, Rule
+from strategies.spec import Rule
+from strategies.types import Answer, Candidate
 from strategies.voting import Ballot
 from tests.fakes import ask
 

@@ -16,8 +16,9 @@ from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.selection import select
+from strategies.spec import StrategySpec
 from strategies.stopping import By, Poll, Verdict
-from strategies.types import Candidate, StrategySpec, Tools
+from strategies.types import Candidate, Tools
 from strategies.voting import Ballot
 from tests.fakes import FAR, ScriptedEngine, ask, menu_of, says
 from tests.pools import RIGHT, logprobs_of, pool_of, random_pool, sample

@@ -27,7 +27,8 @@ from router.reliability import reliability
 from router.speed import Load
 from router.summary import table
 from router.training import conformal_factor, examples, fit, folds, length_rows
-from strategies.types import Prediction, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Prediction
 from tests.fakes import menu_of
 from tests.pools import MENU, POOLS, STEP_TOKENS, question
 

@@ -18,8 +18,9 @@ from strategies.answers import comparable, extract
 from strategies.ledger import Ledger
 from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
+from strategies.spec import StrategySpec
 from strategies.stopping import ByPosterior
-from strategies.types import StrategySpec, Tools
+from strategies.types import Tools
 from tests.fake_engine import until
 from tests.fakes import ScriptedEngine, ask, says
 

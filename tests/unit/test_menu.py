@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from router.menu import not_offered
-from strategies.types import StrategySpec
+from strategies.spec import StrategySpec
 from tests.fakes import ask
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]

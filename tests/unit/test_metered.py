@@ -18,8 +18,9 @@ from strategies.ledger import Ledger
 from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
+from strategies.spec import StrategySpec
 from strategies.stopping import By, Poll, Stopping, Verdict
-from strategies.types import StrategySpec, Tools
+from strategies.types import Tools
 from tests.fakes import FAR, Choice, Piece, ScriptedEngine, ask
 from tests.pools import RIGHT, logprobs_of, pool_of, random_pool, sample
 

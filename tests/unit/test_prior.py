@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from router.features import extract
 from router.predictors import SPEC_FEATURES, Prior, spec_vector
 from router.speed import Correction, Load
-from strategies.types import Prediction, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Prediction
 from tests.fakes import ask
 
 FEATURES = extract(ask())

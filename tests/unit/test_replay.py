@@ -24,8 +24,9 @@ from strategies.ledger import Ledger
 from strategies.majority_vote import majority_vote
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
+from strategies.spec import StrategySpec
 from strategies.stopping import By, ByPosterior, Poll, Stopping, Verdict
-from strategies.types import Answer, Publish, Query, StrategySpec, Tools
+from strategies.types import Answer, Publish, Query, Tools
 from tests.fakes import FAR, Choice, Piece, ScriptedEngine, ask, menu_of
 from tests.pools import RIGHT, logprobs_of, pool_of, random_pool, sample
 

@@ -14,18 +14,8 @@ from strategies.anytime import run
 from strategies.best_of_n import best_of_n
 from strategies.ledger import Ledger
 from strategies.sampling import MeteredSampler
-from strategies.types import (
-    Answer,
-    Budget,
-    Candidate,
-    EngineError,
-    Pace,
-    Query,
-    Scorer,
-    ScorerError,
-    StrategySpec,
-    Tools,
-)
+from strategies.spec import StrategySpec
+from strategies.types import Answer, Budget, Candidate, EngineError, Pace, Query, Scorer, ScorerError, Tools
 from tests.fake_engine import until
 from tests.fakes import FAR, Choice, Piece, ScriptedEngine, TextScorer, ask, says
 

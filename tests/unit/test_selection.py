@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.selection import places, select
-from strategies.types import Candidate, Rule
+from strategies.spec import Rule
+from strategies.types import Candidate
 from strategies.voting import Ballot
 
 

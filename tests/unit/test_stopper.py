@@ -18,8 +18,8 @@ from router.learning import Trained
 from router.stopper import Learned, Stopper, blend, pays
 from router.stopping import ByPrice, Spending
 from router.vote_state import BY_VOTES
+from strategies.spec import StrategySpec
 from strategies.stopping import ByPosterior, Poll, Verdict, Vote, cannot_change
-from strategies.types import StrategySpec
 from tests.pools import POOLS
 
 VOTE, BEST = StrategySpec.parse("majority_vote@16"), StrategySpec.parse("best_of_n@16")

@@ -18,6 +18,7 @@ from strategies.registry import strategies
 from strategies.sampling import MeteredSampler
 from strategies.scorers import SCORERS
 from strategies.selection import select
+from strategies.spec import StrategySpec
 from strategies.types import (
     Answer,
     Budget,
@@ -29,7 +30,6 @@ from strategies.types import (
     Query,
     Scorer,
     Strategy,
-    StrategySpec,
     Tools,
 )
 from strategies.voting import Ballot

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.types import Candidate, LogprobSummary, StrategySpec
+from strategies.spec import StrategySpec
+from strategies.types import Candidate, LogprobSummary
 
 SCORERS = ["", ":mean_logprob", ":self_certainty", ":my_prm-2"]
 

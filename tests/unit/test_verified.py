@@ -26,8 +26,9 @@ from strategies.anytime import run
 from strategies.best_of_n import best_of_n
 from strategies.ledger import Ledger
 from strategies.sampling import MeteredSampler
+from strategies.spec import StrategySpec
 from strategies.stopping import ByPosterior, Stopping
-from strategies.types import Answer, Candidate, Pace, Prediction, Prices, Query, ScorerError, StrategySpec, Tools
+from strategies.types import Answer, Candidate, Pace, Prediction, Prices, Query, ScorerError, Tools
 from tests.fakes import FAR, Choice, Piece, ScriptedEngine, TextScorer, ask, menu_of, says
 from tests.pools import POOLS, RIGHT, STEP_TOKENS, random_pool
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.waves import _SHARES, expected_waves, in_waves, wave_size
+from strategies.spec import StrategySpec
 from strategies.stopping import settled
-from strategies.types import Prediction, Prices, StrategySpec
+from strategies.types import Prediction, Prices
 
 PRICE = st.floats(0, 10)
 
