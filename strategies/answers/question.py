@@ -13,6 +13,7 @@ _CODE = re.compile(
     r"(?i)\b(?:write|implement|complete|create|code|program|fix|refactor)\b[^.?!\n]{0,60}?"
     r"\b(?:function|program|script|method|class|code|snippet|query|regex|sql|python|javascript|java|c\+\+|rust|bash)\b"
 )
+_EDGE = 16_000  # characters looked at, at either end of a message: megabytes would hold up the event loop for seconds
 PATTERN = "pattern:"  # begins the form of a request with an `answer_pattern`, which follows it
 
 
@@ -29,8 +30,8 @@ def expected_form(query: Query) -> str | None:
 
     "pattern:..." is the client's own `answer_pattern`; "json" by response_format or structured_outputs; "choice" by
     lettered options in the last user message: "A) ... B) ..." or "(A) ... (B) ..." anywhere, or "A. ..." and "B. ..."
-    at the start of lines; "code" if that message asks to write some. Tools on offer say nothing: whether a candidate
-    called one is seen from the candidate.
+    at the start of lines; "code" if that message asks to write some. Of a long message its beginning and its end are
+    looked at. Tools on offer say nothing: whether a candidate called one is seen from the candidate.
     """
     if query.answer_pattern is not None:
         return PATTERN + query.answer_pattern
@@ -43,6 +44,8 @@ def expected_form(query: Query) -> str | None:
     ):
         return "json"
     question = _question(query.messages)
+    if len(question) > 2 * _EDGE:
+        question = f"{question[:_EDGE]}\n{question[-_EDGE:]}"
     if _offers_letters(question):
         return "choice"
     return "code" if _CODE.search(question) else None
