@@ -128,12 +128,12 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def running(config: Config, *, progress: Callable[[str], None] = logger.info) -> AsyncGenerator[Gateway, None]:
     """A started gateway. Raises ModelError, EmbeddedEngineError, LimitsUnavailable."""
-    gate = Gate.of(config.keys, config.access)
+    metrics = Metrics(models=(), menu=config.menu)
+    gate = Gate.of(config.keys, config.access, refused=metrics.no_access)
     predictor = load_predictor(config)
     child = None
     if config.engine.kind == "embedded":
         child = await asyncio.to_thread(start_embedded, config, progress)
-    metrics = Metrics(models=(), menu=config.menu)
 
     def observe(call: CallStats) -> None:
         metrics.call(call)

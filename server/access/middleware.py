@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,8 +29,8 @@ class Gate:
     open_paths: frozenset[str]
 
     @classmethod
-    def of(cls, keys: Mapping[str, Key], access: Access) -> Gate:
-        """Raises LimitsUnavailable."""
+    def of(cls, keys: Mapping[str, Key], access: Access, *, refused: Callable[[str], None] = lambda kind: None) -> Gate:
+        """refused: see Quota. Raises LimitsUnavailable."""
         limits = {
             name: Limits(requests=key.requests_per_minute, tokens=key.tokens_per_minute) for name, key in keys.items()
         }
@@ -46,7 +46,7 @@ class Gate:
                 )
                 for name, key in keys.items()
             },
-            quota=Quota(limits, storage=storage.get_secret_value() if storage else None),
+            quota=Quota(limits, storage=storage.get_secret_value() if storage else None, refused=refused),
             open_paths=_OPEN if access.metrics_need_key else _OPEN | {"/metrics"},
         )
 
@@ -85,7 +85,7 @@ class AccessMiddleware:
         try:
             caller = gate.identify(scope["path"], request.headers)
         except ApiError as error:
-            gateway.metrics.access_refused.labels("key").inc()
+            gateway.metrics.no_access("key")
             await answer(request, error)(scope, receive, send)
             return
         request.state.caller = caller
@@ -102,7 +102,6 @@ class AccessMiddleware:
         try:
             await gate.quota.admit(name)
         except RateLimited as error:
-            gateway.metrics.access_refused.labels(error.type).inc()
             await answer(request, error)(scope, receive, telling)
             return
         async with paying(Account(gate.quota, name)):

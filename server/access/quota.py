@@ -53,8 +53,16 @@ class LimitsUnavailable(Exception):
 class Quota:
     """The counters of all keys."""
 
-    def __init__(self, limits: Mapping[str, Limits], *, storage: str | None = None) -> None:
-        """storage: URL of a Redis; else the process's memory. Raises LimitsUnavailable."""
+    def __init__(
+        self,
+        limits: Mapping[str, Limits],
+        *,
+        storage: str | None = None,
+        refused: Callable[[str], None] = lambda kind: None,
+    ) -> None:
+        """storage: URL of a Redis; else the process's memory. refused: told of every refusal, whether it was for
+        `requests` or for `tokens`. Raises LimitsUnavailable."""
+        self._refused = refused
         self._requests = {name: _item(each.requests) for name, each in limits.items() if each.requests}
         self._tokens = {name: _item(each.tokens) for name, each in limits.items() if each.tokens}
         self._counters = FixedWindowRateLimiter(_storage(storage))
@@ -105,6 +113,7 @@ class Quota:
             return (await self._window(item, kind, name))[0]
         await self._hit(kind, item, name, -amount)  # refused: not taken after all
         reset, _ = await self._window(item, kind, name)
+        self._refused(kind)
         raise RateLimited(kind, limit=item.amount, asked=amount, seconds=reset - time.time())
 
     async def _hit(self, kind: str, item: RateLimitItemPerMinute, name: str, amount: int) -> bool:

@@ -59,7 +59,7 @@ async def answered(request: Request, read: Callable[[object], Shape], *, prefix:
                 caller=request.state.caller,
             )
         except ApiError as error:
-            gateway.metrics.refused(model="", outcome=f"refused_{error.status}")
+            gateway.metrics.refused(error.status)
             raise
         except ClientGone:
             return _unread()

@@ -180,9 +180,13 @@ class Metrics:
         self.tokens.labels(self.model(model), "passed_prompt").inc(prompt)
         self.tokens.labels(self.model(model), "passed_completion").inc(completion)
 
-    def refused(self, *, model: str, outcome: str) -> None:
-        """A request ended without a decision."""
-        self.requests.labels(self.model(model), "none", outcome).inc()
+    def no_access(self, reason: str) -> None:
+        """A request was refused for its key, or for what the key may use: "key", "requests" or "tokens"."""
+        self.access_refused.labels(reason).inc()
+
+    def refused(self, status: int) -> None:
+        """A request ended without a decision, and so without a model."""
+        self.requests.labels(self.model(""), "none", f"refused_{status}").inc()
 
     def done(self, outcome: Outcome, *, model: str, max_total_tokens: int, deadline_seconds: float) -> None:
         """A request with a decision has ended, answered or not."""

@@ -647,6 +647,8 @@ async def test_tokens_that_are_not_there_are_a_429_before_anything_is_asked() ->
         assert asked.headers["x-ratelimit-remaining-tokens"] == "20"
         assert not engine.requests
         assert len(engine.passed) == 1
+        page = (await served.client.get("/metrics")).text
+        assert metric(page, "apportion_access_refused_total", reason="tokens") == 3
         assert (await served.chat(max_tokens=3, headers=headers, content="x")).status_code == 200
 
 

@@ -120,7 +120,7 @@ def test_another_score_can_be_named() -> None:
 # --- OpenAI batches
 
 
-def test_batch_outputs_are_joined_with_their_input(tmp_path: Path) -> None:
+def test_batch_outputs_are_joined_with_their_input() -> None:
     """A request that was sent twice is one question with two samples; without references agreement is the label."""
     found = imported("batch_output.jsonl", questions=LOGS / "batch_input.jsonl")
     capital, total = found.pools
@@ -159,7 +159,7 @@ def test_logs_of_several_models_need_one_to_be_named() -> None:
     assert {pool.model for pool in found.pools} == {"vllm/tiny"}
 
 
-def test_logs_of_one_question_add_up(tmp_path: Path) -> None:
+def test_logs_of_one_question_add_up() -> None:
     """An evaluation that was run again has more samples of the same questions."""
     (pool,) = imported("inspect.json", "inspect.json").pools
     assert len(pool.samples) == 6
