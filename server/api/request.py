@@ -14,9 +14,7 @@ from server.api.rewriting import rewritten, with_role
 from server.config import Config
 from server.errors import ApiError, InvalidRequest
 from strategies.answers.pattern import compiled
-from strategies.types import Query
-
-Body = Mapping[str, Any]
+from strategies.types import Json, Query
 
 
 class Edge(BaseModel):
@@ -96,7 +94,7 @@ def parse(body: object) -> ChatRequest:
     """Raises ApiError 400 that names the field."""
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
-    fields = rewritten({name: value for name, value in cast("Body", body).items() if wanted(name, value)})
+    fields = rewritten({name: value for name, value in cast("Json", body).items() if wanted(name, value)})
     try:
         request = ChatRequest.model_validate(fields)
     except ValidationError as error:
@@ -124,9 +122,9 @@ def _check_choice(request: ChatRequest) -> None:
         )
     if isinstance(choice, dict) and choice.get("type") == "function":
         name: Any = choice.get("function")
-        name = cast("Body", name).get("name") if isinstance(name, Mapping) else None
+        name = cast("Json", name).get("name") if isinstance(name, Mapping) else None
         offered: list[Any] = [tool.get("function") for tool in request.tools]
-        if not any(isinstance(each, Mapping) and cast("Body", each).get("name") == name for each in offered):
+        if not any(isinstance(each, Mapping) and cast("Json", each).get("name") == name for each in offered):
             raise InvalidRequest("tool_choice names a function that is not among the tools", param="tool_choice")
 
 

@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from server.errors import InvalidRequest
+from strategies.types import Json
 
-Body = Mapping[str, Any]
 _GUIDED = "guided_"
 _GUIDES = ("json", "regex", "choice", "grammar", "whitespace_pattern")
 
 
-def rewritten(body: Body) -> Body:
+def rewritten(body: Json) -> Json:
     """Raises InvalidRequest for an old and a new name of one thing, and for what can't be rewritten."""
     return _messages(_functions(_guided(body)))
 
 
 def by_old_names(body: object) -> bool:
     """Whether tools are asked for as functions, and so are to be answered."""
-    return isinstance(body, dict) and cast("Body", body).get("functions") is not None
+    return isinstance(body, dict) and cast("Json", body).get("functions") is not None
 
 
-def _guided(body: Body) -> Body:
+def _guided(body: Json) -> Json:
     """vLLM's guided_*: the names of `structured_outputs` before 0.12."""
     guides = {name: body[key] for name in _GUIDES if body.get(key := _GUIDED + name) is not None}
     if not guides:
@@ -34,7 +34,7 @@ def _guided(body: Body) -> Body:
     return {**rest, "structured_outputs": guides}
 
 
-def _functions(body: Body) -> Body:
+def _functions(body: Json) -> Json:
     """OpenAI's functions and function_call: tools and tool_choice before there were several calls at once."""
     functions, call = body.get("functions"), body.get("function_call")
     if functions is None and call is None:
@@ -53,7 +53,7 @@ def _functions(body: Body) -> Body:
     return {**rest, **new, **({} if choice is None else {"tool_choice": choice})}
 
 
-def _messages(body: Body) -> Body:
+def _messages(body: Json) -> Json:
     """Calls and results of functions in the conversation so far."""
     given: Any = body.get("messages")
     if not isinstance(given, list):
@@ -73,13 +73,13 @@ def _messages(body: Body) -> Body:
 def _is_old(message: Any) -> bool:
     if not isinstance(message, Mapping):
         return False
-    fields = cast("Body", message)
+    fields = cast("Json", message)
     return fields.get("role") == "function" or (
         isinstance(fields.get("function_call"), Mapping) and not fields.get("tool_calls")
     )
 
 
-def _message(message: Body, id: str) -> Body:
+def _message(message: Json, id: str) -> Json:
     """A call, or the result of one, as a tool's."""
     if message.get("role") == "function":
         return {**message, "role": "tool", "tool_call_id": id}
@@ -97,7 +97,7 @@ def answered_by_old_names(choice: dict[str, Any], part: str) -> dict[str, Any]:
     return {**choice, part: said, "finish_reason": "function_call" if reason == "tool_calls" else reason}
 
 
-def with_role(messages: Sequence[Body], role: str) -> Sequence[Body]:
+def with_role(messages: Sequence[Json], role: str) -> Sequence[Json]:
     """Messages of the role `developer` under the role that the engine's template knows."""
     if not any(message.get("role") == "developer" for message in messages):
         return messages

@@ -6,13 +6,13 @@ message only when the one before it can't take it any more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from server.api.responses.carried import unpacked
 from server.errors import InvalidRequest
+from strategies.types import Json
 
-Json = Mapping[str, Any]
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = ("input_text", "output_text", "text")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from server.errors import InvalidRequest
+from strategies.types import Json
 
-Json = Mapping[str, Any]
 Choice = str | Json | None
 _NOT_HERE = ("async", "defer_loading")
 _APART = ("type", "allowed_callers", *_NOT_HERE)
