@@ -666,6 +666,15 @@ async def test_tokens_that_are_not_there_are_a_429_before_anything_is_asked() ->
         assert (await served.chat(max_tokens=3, headers=headers, content="x")).status_code == 200
 
 
+async def test_a_client_that_bounds_nothing_may_ask_again_while_enough_is_left() -> None:
+    keys = {"team": {"key": KEY, "tokens_per_minute": 2000}}
+    async with both(keys=keys) as (engine, served):
+        for _ in range(3):
+            assert (await served.chat(headers=BEARER)).status_code == 200
+        after = await served.client.get("/v1/models", headers=BEARER)
+        assert int(after.headers["x-ratelimit-remaining-tokens"]) == 2000 - engine.tokens - 3 * engine.prompt_tokens
+
+
 @pytest.mark.parametrize(
     ("act", "spent"),
     [
