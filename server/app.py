@@ -36,7 +36,8 @@ def create_app(config: Config, *, progress: Callable[[str], None] = logger.info)
             app.state.gateway = running
             yield
 
-    app = FastAPI(title="Apportion", docs_url=None, redoc_url=None, lifespan=lifespan)
+    # a redirect from /x/ to /x would go to the host that the request names, and leave out the base URL's word
+    app = FastAPI(title="Apportion", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     errors.install(app)
     for module in (chat, responses, completions, models, status):
         app.include_router(module.router)

@@ -164,6 +164,12 @@ class PayloadTooLarge(ApiError):
         super().__init__(message, status=413, type=INVALID_REQUEST, code="payload_too_large")
 
 
+class HeadTooLarge(ApiError):
+    def __init__(self, limit: int) -> None:
+        message = f"The request's headers are larger than {limit} bytes."
+        super().__init__(message, status=431, type=INVALID_REQUEST, code="headers_too_large")
+
+
 class Overloaded(ApiError):
     def __init__(
         self, message: str = "Too many requests at once; try again shortly.", *, retry_after: str | None = None

@@ -112,12 +112,14 @@ class Gateway:
             self.metrics.in_flight.set(self.in_flight)
 
     async def probe(self) -> None:
-        """Find out what the engine can do, until it answers."""
+        """Find out what the engine can do, until it answers. What keeps it from answering is logged when it changes."""
+        told = ""
         while not self.ready:
             try:
                 profile = await self.engine.probe()
             except EngineError as error:
-                logger.warning("%s; asking again in %g s", error, _PROBE_AGAIN)
+                if told != (told := str(error)):
+                    logger.warning("%s; asking again every %g s", error, _PROBE_AGAIN)
                 await asyncio.sleep(_PROBE_AGAIN)
                 continue
             self.metrics.know_models(profile.models)

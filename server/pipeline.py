@@ -109,7 +109,9 @@ class Pipeline:
         Raises EngineError when the engine failed before any answer, NothingYet when the deadline came first.
         """
         budgets = self.config.budgets
-        await account().reserve(_most_tokens(query, allocation.spec))
+        chosen = allocation.chosen
+        likely = None if chosen is None else query.prompt_estimate + ceil(chosen.tokens_upper)
+        await account().reserve(_most_tokens(query, allocation.spec), likely=likely)
         ledger = Ledger(query.budget.max_total_tokens)
         scorer, judge = self.scorers.bound(allocation.spec, ledger)
         first = _FirstToken(query.arrived, listener)

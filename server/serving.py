@@ -10,12 +10,15 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import uvicorn
+from fastapi import FastAPI
 
 from server.app import create_app
 from server.config import Config
+from server.connection import Connection
 
 logger = logging.getLogger("apportion")
 
@@ -87,9 +90,7 @@ async def serving(
     app = create_app(config, progress=progress)
     with contextlib.closing(listener):
         async with app.router.lifespan_context(app):
-            options = uvicorn.Config(
-                app, lifespan="off", log_config=None, access_log=False, h11_max_incomplete_event_size=64 * 1024
-            )
+            options = http(app, config)
             options.timeout_graceful_shutdown = max(1, round(config.server.shutdown_grace_seconds))
             server = _Server(options)
             task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -98,6 +99,12 @@ async def serving(
             finally:
                 server.should_exit = True
                 await task
+
+
+def http(app: FastAPI, config: Config, *, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:
+    """How the application is spoken to."""
+    connection: Any = partial(Connection, patience=config.server.body_timeout_seconds)
+    return uvicorn.Config(app, http=connection, lifespan=lifespan, log_config=None, access_log=False)
 
 
 def take_port(host: str, port: int) -> socket.socket:

@@ -75,7 +75,11 @@ class Server(Section):
         default=8 * 1024 * 1024, ge=1024, le=1024**3, description="Largest request body; a larger one gets 413."
     )
     body_timeout_seconds: float = Field(
-        default=10, gt=0, le=3600, description="Time in which a request's body has to arrive; a slower one gets 408."
+        default=10,
+        gt=0,
+        le=3600,
+        description="Time in which a request's body has to arrive; a slower one gets 408. Its headers have as long, "
+        "after which the connection is closed.",
     )
     max_in_flight: int = Field(
         default=256, ge=1, le=100_000, description="Requests served at once; more get 429 with Retry-After."

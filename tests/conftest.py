@@ -23,6 +23,10 @@ from prometheus_client.parser import text_string_to_metric_families
 settings.register_profile("apportion", deadline=None)
 settings.load_profile("apportion")
 
+# shells start background jobs with it ignored, which the processes that tests start and interrupt would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parents[1]
 _READY_WITHIN = 120.0  # seconds; it takes two to six on a quiet machine
 _IDLE_WITHIN = 60.0

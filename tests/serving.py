@@ -16,6 +16,7 @@ import uvicorn
 from server.app import create_app
 from server.config import Config
 from server.gateway import Gateway
+from server.serving import http
 from tests.fake_engine import until, within
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unused, but httpx would read all certificates for every client
@@ -78,7 +79,9 @@ async def serving(url: str, *, ready: bool = True, **sections: Mapping[str, Any]
     engine = {"url": url, **sections.get("engine", {})}
     config = Config.model_validate({"answers": NO_ALGEBRA, **sections, "engine": engine})
     app = create_app(config)
-    server = _Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None, access_log=False))
+    options = http(app, config, lifespan="on")
+    options.port = 0
+    server = _Server(options)
     task = asyncio.create_task(server.serve())
     try:
         await until(lambda: server.started or task.done(), "the start of the gateway")

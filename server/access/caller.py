@@ -51,10 +51,13 @@ class Account:
         self._reserved: list[Reserved] = []
         self._spent = 0
 
-    async def reserve(self, tokens: int) -> None:
-        """Before the work: the most that it may take. Raises RateLimited."""
+    async def reserve(self, tokens: int, *, likely: int | None = None) -> None:
+        """Before the work: the most that it may take, or what is left if that is as much as is likely to be enough.
+
+        Raises RateLimited.
+        """
         if self._quota is not None and self._name is not None:
-            reserved = await self._quota.reserve(self._name, tokens)
+            reserved = await self._quota.reserve(self._name, tokens, likely=likely)
             if reserved is not None:
                 self._reserved.append(reserved)
 

@@ -74,11 +74,17 @@ class Quota:
         if (item := self._requests.get(name)) is not None:
             await self._take("requests", item, name, 1)
 
-    async def reserve(self, name: str, tokens: int) -> Reserved | None:
-        """Take tokens before they are spent, at most a whole minute's. Raises RateLimited."""
+    async def reserve(self, name: str, tokens: int, *, likely: int | None = None) -> Reserved | None:
+        """Take tokens before they are spent, at most a whole minute's.
+
+        likely: what will do where fewer than that are left; then those that are left are taken. Raises RateLimited.
+        """
         if (item := self._tokens.get(name)) is None or tokens <= 0:
             return None
         tokens = min(tokens, item.amount)
+        if likely is not None and likely < tokens:
+            _, left = await self._window(item, "tokens", name)
+            tokens = min(tokens, max(likely, left))
         return Reserved(tokens=tokens, until=await self._take("tokens", item, name, tokens))
 
     async def settle(self, name: str, reserved: Sequence[Reserved], spent: int) -> None:

@@ -45,7 +45,7 @@ def best_of(raw: bytes, *, most: int) -> Change:
         return Change(orjson.dumps(asked))
     if wanted > most:
         raise InvalidRequest(f"best_of is {wanted}, the most is {most}", param="best_of")
-    for field in ("stream", "echo"):
+    for field in ("stream", "echo", "n_cmpl"):
         if body.get(field):
             raise InvalidRequest(f"{field} is not possible with best_of above n", param=field)
     asked |= {"n": wanted, "logprobs": body.get("logprobs") or 1}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from server.errors import InvalidRequest
 
@@ -202,6 +202,7 @@ FIELDS: Mapping[str, Field] = dict(
             "llama.cpp",
             {
                 "id_slot": ("which of the engine's slots are used is the gateway's", (-1,)),
+                "n_cmpl": ("its name for `n`, with which there would be more tokens than are counted", (1,)),
             },
         ),
         *_of(
@@ -215,6 +216,8 @@ FIELDS: Mapping[str, Field] = dict(
     )
 )
 SENT_ON = frozenset(name for name, field in FIELDS.items() if field.sent_on)
+# Refused where the rest of a body is the engine's to judge too: they steer the engine itself.
+_STEERING = ("kv_transfer_params", "ec_transfer_params", "priority", "id_slot")
 
 
 _HEADINGS: Mapping[Source, str] = {
@@ -244,6 +247,14 @@ def wanted(name: str, value: Any, fields: Mapping[str, Field] = FIELDS) -> bool:
     if any(value == harmless and type(value) is type(harmless) for harmless in field.harmless):
         return False
     raise InvalidRequest(f"{name} is not supported: {field.why}", param=name)
+
+
+def refuse_steering(body: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest. Also for what stands in `vllm_xargs`: vLLM keeps its transfer parameters there itself."""
+    for part in (body, body.get("vllm_xargs")):
+        if isinstance(part, Mapping):
+            for name in _STEERING:
+                wanted(name, cast("Mapping[str, Any]", part).get(name))
 
 
 def reference(fields: Mapping[str, Field] = FIELDS, introduction: str = _INTRODUCTION) -> str:

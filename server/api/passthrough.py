@@ -40,7 +40,7 @@ from server.errors import (
 )
 from server.gateway import Gateway
 from server.passthrough import rules
-from server.passthrough.cost import Cost, cost
+from server.passthrough.cost import Cost, cost, limited
 from server.passthrough.usage import Tail
 from strategies.types import EngineError
 
@@ -125,7 +125,10 @@ def _passed(
     changed = change(content)
     cap = caller.capped_tokens(gateway.config.budgets.cap_total_tokens)
     expected = cost(changed.content, generates=rules.generates(request.scope["path"]), cap=cap)
-    return Passed(request, changed.content, expected, rewrite=changed.rewrite, arrived=arrived, deadline_ms=deadline_ms)
+    body = changed.content
+    if body and not expected.bounded and gateway.engine.profile.open_ended:
+        body = limited(body, expected, cap=cap)
+    return Passed(request, body, expected, rewrite=changed.rewrite, arrived=arrived, deadline_ms=deadline_ms)
 
 
 class Passed(Response):
@@ -155,6 +158,7 @@ class Passed(Response):
         self._tail = Tail()
         self._begun = False
         self._streams = False
+        self._late = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outcome = "cut"
@@ -170,11 +174,11 @@ class Passed(Response):
                 if not timer.expired():
                     raise
                 if not self._begun:
-                    outcome = "5xx"
+                    outcome, self._late = "5xx", True
                     raise DeadlineExceeded(self._deadline_ms) from None
                 logger.warning("a passed-on response took longer than %d ms", self._deadline_ms)
             except ApiError as error:
-                outcome = f"{error.status // 100}xx"
+                outcome, self._late = f"{error.status // 100}xx", error.status == 504
                 raise
             finally:
                 self._count(outcome)
@@ -269,14 +273,17 @@ class Passed(Response):
             yield piece
 
     def _count(self, outcome: str) -> None:
-        metrics, usage = self._gateway.metrics, self._tail.usage()
+        metrics, usage, expected = self._gateway.metrics, self._tail.usage(), self._expected
         metrics.passed(self._path, outcome, time.monotonic() - self._arrived)
         if usage is not None:
-            metrics.passed_tokens(self._expected.model, prompt=usage.prompt, completion=usage.completion)
-            account().spend(usage.prompt + usage.completion)
-        elif rules.generates(self._path) and outcome in ("2xx", "cut", "cancelled"):
+            of_one = self._gateway.engine.profile.usage_per_choice and self._rewrite is None
+            completion = usage.completion * (expected.choices if of_one else 1)
+            metrics.passed_tokens(expected.model, prompt=usage.prompt, completion=completion)
+            account().spend(usage.prompt + completion)
+        elif rules.generates(self._path) and (self._late or outcome in ("2xx", "cut", "cancelled")):
             # an event is at least a token; of what was not streamed nobody can tell what has been done
-            account().spend(self._expected.prompt + self._tail.events if self._streams else self._expected.total)
+            streamed = expected.prompt + self._tail.events * expected.an_event
+            account().spend(streamed if self._streams else expected.total)
 
 
 async def _refused(response: httpx.Response, method: str, path: str) -> ApiError:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from server.access.caller import ANYONE, Caller
 from server.api.controls import Options, Words, model_and_suffix, settle
-from server.api.fields import SENT_ON, wanted
+from server.api.fields import SENT_ON, refuse_steering, wanted
 from server.api.rewriting import rewritten, with_role
 from server.config import Config
 from server.errors import ApiError, InvalidRequest
@@ -94,6 +94,7 @@ def parse(body: object) -> ChatRequest:
     """Raises ApiError 400 that names the field."""
     if not isinstance(body, dict):
         raise InvalidRequest("the body must be a JSON object")
+    refuse_steering(cast("Json", body))
     fields = rewritten({name: value for name, value in cast("Json", body).items() if wanted(name, value)})
     try:
         request = ChatRequest.model_validate(fields)

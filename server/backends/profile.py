@@ -20,6 +20,7 @@ class EngineProfile:
     context: int | None = None  # tokens of one sequence, prompt and completion
     logprobs: bool = True  # returns them when asked; one that is not known is believed to, and seen not to (best_of_n)
     usage_per_choice: bool = False  # a usage chunk follows each choice's last chunk, and counts that choice only
+    open_ended: bool = False  # writes until the context is full when a request passed on to it names no limit
     stream_options: Mapping[str, Any] = field(default_factory=lambda: {"include_usage": True})
     continuation: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that continue the last message
     tell_stop: Mapping[str, Any] = field(default_factory=dict[str, Any])  # fields that make it name the stop string
@@ -38,6 +39,7 @@ LLAMA_CPP = EngineProfile(
     name="llama.cpp",
     max_n=1,  # its slots, read from /props
     usage_per_choice=True,
+    open_ended=True,
     tell_stop={"verbose": True},
     headers={"connection": "close"},  # it announces keep-alive and closes after a stream all the same
 )

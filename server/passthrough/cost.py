@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, cast
 
 import orjson
 
+from server.api.fields import refuse_steering
 from server.errors import InvalidRequest
 
 _CHARACTERS_A_TOKEN = 4  # of a prompt whose length nobody has told yet
 _OPEN_ENDED = 1024  # tokens expected of a choice that the client has not bounded
-# The most tokens that one choice may have: OpenAI's names for it, and llama.cpp's
+# The most tokens that one choice may have, and the number of choices: OpenAI's names for it, and llama.cpp's. Which of
+# several an engine heeds differs, so the largest counts.
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")
+_CHOICES = ("n", "best_of", "n_cmpl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,9 @@ class Cost:
     model: str = ""
     prompt: int = 0
     completion: int = 0  # at most, as far as the client has bounded it
+    choices: int = 1
+    bounded: bool = True  # by the client; else by the engine's default, if it has one
+    an_event: int = 1  # tokens in one event of a stream, as far as the client has a say in it
 
     @property
     def total(self) -> int:
@@ -39,11 +46,34 @@ def cost(content: bytes, *, generates: bool, cap: int) -> Cost:
         if content and generates:
             raise InvalidRequest("the body must be a JSON object", code="invalid_json")
         return Cost()
-    return Cost(
-        model=str(body.get("model") or ""),
-        prompt=len(content) // _CHARACTERS_A_TOKEN,
-        completion=_most(body, cap) if generates else 0,
+    refuse_steering(body)
+    read = Cost(model=str(body.get("model") or ""), prompt=len(content) // _CHARACTERS_A_TOKEN)
+    return _written(read, body, cap) if generates else read
+
+
+def _written(read: Cost, body: Mapping[str, Any], cap: int) -> Cost:
+    """With what is written. Raises InvalidRequest when it may be more than the cap."""
+    choices = max(1, *(_number(body.get(name)) for name in _CHOICES)) * _prompts(body.get("prompt"))
+    name, each = max(((name, _number(body.get(name))) for name in _LIMITS), key=itemgetter(1))
+    if each * choices > cap:
+        over = f" for {choices} choices comes to {each * choices} tokens" if choices > 1 else f" is {each}"
+        raise InvalidRequest(f"{name}{over}: the most is {cap}", param=name)
+    return replace(
+        read,
+        completion=each * choices or min(_OPEN_ENDED * choices, cap),
+        choices=choices,
+        bounded=each > 0 and not any(_is_below_0(body.get(name)) for name in _LIMITS),  # llama.cpp's -1: no limit
+        an_event=max(1, _number(body.get("stream_interval"))),  # vLLM's
     )
+
+
+def limited(content: bytes, expected: Cost, *, cap: int) -> bytes:
+    """A body that bounds no choice, with a bound that keeps all of them within the cap. Raises InvalidRequest."""
+    if expected.choices > cap:
+        raise InvalidRequest(f"{expected.choices} choices have more tokens than allowed: the most is {cap}", param="n")
+    body = json_object(content) or {}
+    unbounded = {name: value for name, value in body.items() if name not in _LIMITS}
+    return orjson.dumps({**unbounded, "max_tokens": cap // expected.choices})
 
 
 def json_object(content: bytes) -> Mapping[str, Any] | None:
@@ -59,17 +89,6 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _most(body: Mapping[str, Any], cap: int) -> int:
-    choices = (_number(body.get("n")) or 1) * _prompts(body.get("prompt"))
-    name, most = next(((name, most) for name in _LIMITS if (most := _number(body.get(name)))), ("", 0))
-    if not name:
-        return min(_OPEN_ENDED * choices, cap)
-    if most * choices > cap:
-        over = f" for {choices} choices comes to {most * choices} tokens" if choices > 1 else f" is {most}"
-        raise InvalidRequest(f"{name}{over}: the most is {cap}", param=name)
-    return most * choices
-
-
 def _number(value: object) -> int:
     """What an engine may take for a number above 0: pydantic, which vLLM reads with, takes 5.0 and "5" too. 0: none."""
     if is_count(value):
@@ -78,6 +97,13 @@ def _number(value: object) -> int:
         return max(0, int(float(value))) if isinstance(value, str | float) else 0
     except (OverflowError, ValueError):
         return 0
+
+
+def _is_below_0(value: object) -> bool:
+    try:
+        return isinstance(value, str | int | float) and float(value) < 0
+    except (OverflowError, ValueError):
+        return False
 
 
 def _prompts(prompt: object) -> int:

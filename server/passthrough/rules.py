@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from server.errors import InvalidRequest
+
 # No percent sign, no empty segment: what is compared with the lists is what the engine gets, letter by letter.
 SAFE_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@+-]+)+")
 _LONGEST_PATH = 512
@@ -70,8 +72,8 @@ def _within(path: str, parent: str) -> bool:
 
 
 def family(path: str) -> str:
-    """The endpoint's label."""
-    parts = [part for part in path.split("/") if part and part not in ("v1", "v2")]
+    """The endpoint's label, whatever the case: an engine may not tell them apart."""
+    parts = [part for part in path.casefold().split("/") if part and part not in ("v1", "v2")]
     return _FAMILIES.get(parts[0], "other") if parts else "other"
 
 
@@ -86,8 +88,11 @@ def computes(path: str) -> bool:
 
 
 def to_engine(headers: Mapping[str, str], request_id: str) -> dict[str, str]:
-    """What the engine gets of a client's headers. Its own key is put on by its client."""
+    """What the engine gets of a client's headers. Its own key is put on by its client. Raises InvalidRequest."""
     kept = {name: value for name, value in headers.items() if name.lower() in _TO_ENGINE}
+    for name, value in kept.items():
+        if not value.isascii():
+            raise InvalidRequest(f"the header {name} should be ASCII", param=name)
     return {**kept, "x-request-id": request_id}
 
 

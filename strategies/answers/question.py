@@ -13,7 +13,7 @@ _CODE = re.compile(
     r"(?i)\b(?:write|implement|complete|create|code|program|fix|refactor)\b[^.?!\n]{0,60}?"
     r"\b(?:function|program|script|method|class|code|snippet|query|regex|sql|python|javascript|java|c\+\+|rust|bash)\b"
 )
-_EDGE = 16_000  # characters looked at, at either end of a message: megabytes would hold up the event loop for seconds
+_EDGE = 8_000  # characters read at either end of a long question: options and instructions stand there
 PATTERN = "pattern:"  # begins the form of a request with an `answer_pattern`, which follows it
 
 
@@ -25,13 +25,18 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text for part in parts if isinstance(text := part.get("text"), str))
 
 
+def _edges(text: str) -> str:
+    """All of it would hold up every other request: seconds for megabytes."""
+    return text if len(text) <= 2 * _EDGE else f"{text[:_EDGE]}\n{text[-_EDGE:]}"
+
+
 def expected_form(query: Query) -> str | None:
     """The form of answer a request asks for, None if it does not say.
 
     "pattern:..." is the client's own `answer_pattern`; "json" by response_format or structured_outputs; "choice" by
     lettered options in the last user message: "A) ... B) ..." or "(A) ... (B) ..." anywhere, or "A. ..." and "B. ..."
-    at the start of lines; "code" if that message asks to write some. Of a long message its beginning and its end are
-    looked at. Tools on offer say nothing: whether a candidate called one is seen from the candidate.
+    at the start of lines; "code" if that message asks to write some. Tools on offer say nothing: whether a candidate
+    called one is seen from the candidate. Of a very long message the beginning and the end are read.
     """
     if query.answer_pattern is not None:
         return PATTERN + query.answer_pattern
@@ -43,9 +48,7 @@ def expected_form(query: Query) -> str | None:
         cast("Any", structured).get(key) not in (None, False) for key in ("json", "json_object")
     ):
         return "json"
-    question = _question(query.messages)
-    if len(question) > 2 * _EDGE:
-        question = f"{question[:_EDGE]}\n{question[-_EDGE:]}"
+    question = _edges(_question(query.messages))
     if _offers_letters(question):
         return "choice"
     return "code" if _CODE.search(question) else None

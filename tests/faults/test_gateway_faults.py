@@ -489,15 +489,19 @@ async def test_an_engine_that_is_not_up_yet_makes_503s_until_it_is() -> None:
             await engine.stop()
 
 
-async def test_something_else_at_the_engines_address_is_asked_again_until_it_is_one() -> None:
-    """A web page with status 200 must not end the asking."""
+async def test_something_else_at_the_engines_address_is_asked_again_until_it_is_one(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A web page with status 200 must not end the asking, and a day without an engine not fill the log."""
+    monkeypatch.setattr("server.gateway._PROBE_AGAIN", 0.01)
     engine = FakeEngine()
     engine.models_act = refuses(200, ["not", "a", "list", "of", "models"])
     await engine.start()
     try:
         async with serving(engine.url, ready=False) as served:
-            await until(lambda: bool(engine.others), "the first probe")
+            await until(lambda: len(engine.others) > 2, "three probes")
             assert (await served.chat()).status_code == 503
+            assert sum("asking again" in record.message for record in caplog.records) == 1
             engine.models_act = None
             await until(lambda: served.gateway.ready, "the recovery")
             assert (await served.chat()).status_code == 200

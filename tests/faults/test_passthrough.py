@@ -344,6 +344,22 @@ async def test_no_spelling_of_a_path_is_a_way_around(target: str) -> None:
         assert not [request.path for request in engine.passed if request.path != "/v1/sleep"]
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions/", "/quality/v1/responses/", "/v1/models/", "/health/"])
+async def test_a_slash_at_the_end_is_no_redirect_to_a_host_that_the_client_named(path: str) -> None:
+    async with both() as (_, served):
+        for method in ("GET", "POST"):
+            answer = await served.client.request(method, path, headers={"host": "elsewhere.example"})
+            assert answer.status_code in (404, 405)
+            assert "location" not in answer.headers
+
+
+async def test_a_header_that_can_not_go_on_is_a_400() -> None:
+    async with both({"/v1/embeddings": answers({})}) as (engine, served):
+        refused = await served.client.post("/v1/embeddings", content=b"{}", headers={b"accept": "text/ä".encode()})
+        assert (refused.status_code, error_of(refused)["param"]) == (400, "accept")
+        assert not engine.passed
+
+
 async def test_the_host_of_an_absolute_target_decides_nothing() -> None:
     async with both({"/v1/embeddings": answers({"from": "the engine"})}) as (engine, served):
         answer = await raw(
@@ -652,6 +668,15 @@ async def test_tokens_that_are_not_there_are_a_429_before_anything_is_asked() ->
         assert (await served.chat(max_tokens=3, headers=headers, content="x")).status_code == 200
 
 
+async def test_a_client_that_bounds_nothing_may_ask_again_while_enough_is_left() -> None:
+    keys = {"team": {"key": KEY, "tokens_per_minute": 2000}}
+    async with both(keys=keys) as (engine, served):
+        for _ in range(3):
+            assert (await served.chat(headers=BEARER)).status_code == 200
+        after = await served.client.get("/v1/models", headers=BEARER)
+        assert int(after.headers["x-ratelimit-remaining-tokens"]) == 2000 - engine.tokens - 3 * engine.prompt_tokens
+
+
 @pytest.mark.parametrize(
     ("act", "spent"),
     [
@@ -673,14 +698,58 @@ async def test_a_passed_on_request_costs_what_the_engine_says(act: Act, spent: i
         assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - spent - prompt
 
 
+@pytest.mark.parametrize(
+    ("act", "asked", "spent"),
+    [
+        (answers({"usage": USAGE}), {"prompt": ["a", "b"], "n": 2}, 5 + 4 * 7),
+        (answers({"usage": USAGE}), {"prompt": "a", "n_cmpl": 2}, 5 + 2 * 7),
+        (pieces_of(*STREAM, LAST), {"prompt": "a", "n": 2}, 5 + 2 * 2),
+    ],
+)
+async def test_every_choice_costs_where_the_engine_tells_of_one(act: Act, asked: dict[str, Any], spent: int) -> None:
+    keys = {"team": {"key": KEY, "tokens_per_minute": 1000}}
+    async with both({"/v1/completions": act}, dialect=LLAMA_CPP, keys=keys) as (_, served):
+        await served.client.post("/v1/completions", json={"max_tokens": 50, **asked}, headers=BEARER)
+        after = await served.client.get("/v1/models", headers=BEARER)
+        assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - spent
+
+
+async def test_larger_events_cost_as_many_tokens_as_were_asked_for() -> None:
+    keys = {"team": {"key": KEY, "tokens_per_minute": 1000}}
+    async with both({"/v1/completions": pieces_of(*STREAM)}, keys=keys) as (_, served):
+        asked = b'{"stream_interval":20}'
+        await served.client.post("/v1/completions", content=asked, headers=BEARER)
+        after = await served.client.get("/v1/models", headers=BEARER)
+        assert int(after.headers["x-ratelimit-remaining-tokens"]) == 1000 - len(asked) // 4 - 2 * 20
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({"prompt": "x"}, {"prompt": "x", "max_tokens": 100}),
+        ({"prompt": "x", "n": 2, "max_tokens": 5, "n_predict": -1}, {"prompt": "x", "n": 2, "max_tokens": 50}),
+        ({"prompt": "x", "max_tokens": 5}, {"prompt": "x", "max_tokens": 5}),
+    ],
+)
+async def test_an_engine_that_would_write_on_is_given_the_keys_limit(asked: Any, sent: Any) -> None:
+    keys = {"team": {"key": KEY, "max_total_tokens": 100}}
+    for dialect in (LLAMA_CPP, VLLM):
+        async with both({"/v1/completions": answers({})}, dialect=dialect, keys=keys) as (engine, served):
+            assert (await served.client.post("/v1/completions", json=asked, headers=BEARER)).status_code == 200
+            assert engine.passed[0].body == (sent if dialect is LLAMA_CPP else asked)
+
+
 async def test_a_keys_largest_budget_holds_for_what_is_passed_on() -> None:
-    keys = {"team": {"key": KEY, "max_total_tokens": 100, "deadline_ms": 300}}
+    keys = {"team": {"key": KEY, "max_total_tokens": 100, "deadline_ms": 300, "tokens_per_minute": 1000}}
     async with both({"/v1/completions": hangs}, keys=keys) as (engine, served):
         refused = await served.client.post("/v1/completions", json={"max_tokens": 101}, headers=BEARER)
         assert (refused.status_code, error_of(refused)["param"]) == (400, "max_tokens")
         assert not engine.passed
         late = await served.client.post("/v1/completions", json={"max_tokens": 100}, headers=BEARER)
         assert (late.status_code, error_of(late)["code"]) == (504, "deadline_exceeded")
+        after = await served.client.get("/v1/models", headers=BEARER)
+        left = int(after.headers["x-ratelimit-remaining-tokens"])
+        assert left == 1000 - 100 - len(b'{"max_tokens":100}') // 4, "nobody can tell how far it got"
 
 
 async def test_a_keys_largest_budget_holds_for_chats() -> None:
@@ -703,8 +772,9 @@ async def test_a_keys_largest_budget_holds_for_chats() -> None:
     ],
 )
 async def test_a_profile_that_is_not_the_keys_is_a_403(asked: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {**asked, "headers": {**BEARER, **asked.get("headers", {})}}
     async with both(keys={"team": {"key": KEY, "profiles": ["fast"]}}) as (engine, served):
-        refused = await served.chat(**{**asked, "headers": {**BEARER, **asked.get("headers", {})}})
+        refused = await served.chat(**fields)
         assert (refused.status_code, error_of(refused)["code"]) == (403, "not_permitted")
         assert "it may for fast" in error_of(refused)["message"]
         assert not engine.requests

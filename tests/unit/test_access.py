@@ -260,6 +260,24 @@ async def test_one_request_may_have_the_whole_minute_and_no_more(clock: Clock) -
         await quota.reserve("a", 5000)
 
 
+async def test_what_is_left_is_taken_where_that_is_likely_to_be_enough(clock: Clock) -> None:
+    """Otherwise a client that bounds nothing could ask once a minute."""
+    quota = Quota({"a": Limits(tokens=100)})
+    for left in (100, 80):
+        reserved = await quota.reserve("a", 5000, likely=30)
+        assert reserved is not None
+        assert reserved.tokens == left
+        with pytest.raises(RateLimited, match="requested 30"):
+            await quota.reserve("a", 5000, likely=30)
+        await quota.settle("a", [reserved], 20)
+    with pytest.raises(RateLimited, match="requested 61"):
+        await quota.reserve("a", 5000, likely=61)
+    with pytest.raises(RateLimited, match="requested 100"):
+        await quota.reserve("a", 5000, likely=300)
+    await quota.reserve("a", 10, likely=50)
+    assert (await quota.headers("a"))["x-ratelimit-remaining-tokens"] == "50"
+
+
 async def test_without_limits_nothing_is_counted_or_told() -> None:
     quota = Quota({"a": Limits()})
     await quota.admit("a")

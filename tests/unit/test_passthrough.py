@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from server.api.completions import best_of
 from server.config import ConfigError, load_config
 from server.errors import EngineFailed, InvalidRequest
-from server.passthrough.cost import cost
+from server.passthrough.cost import cost, limited
 from server.passthrough.rules import computes, family, generates, passes, to_client, to_engine
 from server.passthrough.settings import Passthrough
 from server.passthrough.usage import Tail, Usage
@@ -83,6 +83,7 @@ def test_a_path_that_no_request_can_have_is_a_configuration_error() -> None:
     [
         ("/v1/completions", "completions"), ("/v1/audio/speech", "audio"), ("/v2/rerank", "rerank"),
         ("/detokenize", "tokenize"), ("/v1/messages/count_tokens", "messages"), ("/v1/what", "other"), ("/v1", "other"),
+        ("/v1/Chat/Completions", "chat"),
     ],
 )  # fmt: skip
 def test_endpoints_are_counted_by_what_they_do(path: str, label: str) -> None:
@@ -112,6 +113,13 @@ def test_the_engine_gets_no_header_that_is_not_about_the_request() -> None:
         "content-type": "application/json", "accept": "text/event-stream", "anthropic-version": "2023-06-01",
         "openai-beta": "x", "traceparent": "00-1-2-01", "x-request-id": "req_1",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["accept", "Content-Type"])
+def test_a_header_that_can_not_be_sent_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="should be ASCII") as caught:
+        to_engine({"cookie": "ä", name: "text/ä"}, "req_1")
+    assert caught.value.param == name
 
 
 def test_the_client_gets_no_header_of_the_connection_or_of_the_engines_host() -> None:
@@ -188,6 +196,9 @@ def dumped(**fields: Any) -> bytes:
         ({"max_tokens": 10, "prompt": [1, 2, 3]}, 10),
         ({"max_output_tokens": 10}, 10),
         ({"max_tokens": None, "max_completion_tokens": 9}, 9),
+        ({"max_tokens": 5, "n_predict": 50}, 50),  # the one goes over the other at llama.cpp, elsewhere not
+        ({"max_tokens": 10, "n_cmpl": 4}, 40),
+        ({"max_tokens": 10, "n": 2, "best_of": 4}, 40),
         ({"max_tokens": "many"}, 1000),
         ({"max_tokens": "20", "n": 2.0}, 40),
         ({"max_tokens": 30.0}, 30),
@@ -204,6 +215,46 @@ def test_more_than_the_cap_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="max_tokens for 4 choices comes to 400 tokens: the most is 300") as caught:
         cost(dumped(max_tokens=100, n=4), generates=True, cap=300)
     assert caught.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("fields", "bounded"),
+    [
+        ({"max_tokens": 5}, True), ({"n_predict": "5"}, True), ({}, False), ({"max_tokens": None}, False),
+        ({"max_tokens": 0}, False), ({"max_tokens": 5, "n_predict": -1}, False), ({"n_predict": "-1"}, False),
+    ],
+)  # fmt: skip
+def test_a_body_without_a_limit_can_be_given_one(fields: dict[str, Any], bounded: bool) -> None:
+    raw = dumped(prompt=["a", "b"], n=2, **fields)
+    expected = cost(raw, generates=True, cap=100)
+    assert expected.bounded == bounded
+    if not bounded:
+        assert json.loads(limited(raw, expected, cap=100)) == {"prompt": ["a", "b"], "n": 2, "max_tokens": 25}
+        with pytest.raises(InvalidRequest, match="4 choices have more tokens than allowed: the most is 3"):
+            limited(raw, expected, cap=3)
+
+
+@pytest.mark.parametrize("generates", [True, False])
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"kv_transfer_params": {"remote_host": "10.0.0.1"}}, "kv_transfer_params"),
+        ({"ec_transfer_params": {"a": 1}}, "ec_transfer_params"),
+        ({"vllm_xargs": {"kv_transfer_params": "x"}}, "kv_transfer_params"),
+        ({"priority": -1}, "priority"),
+        ({"id_slot": 0}, "id_slot"),
+    ],
+)
+def test_what_steers_the_engine_does_not_go_on(fields: dict[str, Any], param: str, generates: bool) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        cost(dumped(**fields), generates=generates, cap=100)
+    assert caught.value.param == param
+
+
+def test_what_asks_for_nothing_of_the_engines_goes_on() -> None:
+    fields = {"priority": 0, "id_slot": -1, "kv_transfer_params": None, "vllm_xargs": {"a": 1}}
+    assert cost(dumped(max_tokens=5, **fields), generates=True, cap=100).completion == 5
+    assert cost(dumped(vllm_xargs=[1]), generates=False, cap=100).completion == 0
 
 
 def test_what_generates_nothing_costs_its_prompt() -> None:
@@ -300,6 +351,7 @@ def test_best_of_as_many_as_come_back_is_n() -> None:
         ({"best_of": 9}, "best_of"),
         ({"best_of": 2, "stream": True}, "stream"),
         ({"best_of": 2, "echo": True}, "echo"),
+        ({"best_of": 2, "n_cmpl": 3}, "n_cmpl"),
     ],
 )
 def test_a_best_of_that_can_not_be_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
