@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import Receive
 
 from server.config import Server
@@ -18,6 +19,11 @@ T = TypeVar("T")
 
 class ClientGone(Exception):
     """The client closed the connection before its answer."""
+
+
+def unread() -> Response:
+    """For a client that has gone; 499 is what proxies log for it."""
+    return Response(status_code=499)
 
 
 async def read_json(request: Request, limits: Server) -> Any:

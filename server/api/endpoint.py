@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.api.base_url import PATH
-from server.api.body import ClientGone, read_json, while_connected
+from server.api.body import ClientGone, read_json, unread, while_connected
 from server.api.request import ChatRequest
 from server.api.stream import EventStream
 from server.api.work import Work, decide
@@ -62,7 +62,7 @@ async def answered(request: Request, read: Callable[[object], Shape], *, prefix:
             gateway.metrics.refused(error.status)
             raise
         except ClientGone:
-            return _unread()
+            return unread()
         if shape.request.stream:
             # the place is given back after the last event, not when the response object has been made
             return EventStream(
@@ -71,11 +71,6 @@ async def answered(request: Request, read: Callable[[object], Shape], *, prefix:
         try:
             outcome = await while_connected(request.receive, work.outcome())
         except ClientGone:
-            return _unread()
+            return unread()
         content = orjson.dumps(shape.whole(work, outcome))
         return Response(content, media_type="application/json", headers=work.headers_after(outcome))
-
-
-def _unread() -> Response:
-    """For a client that has gone; 499 is what proxies log for it."""
-    return Response(status_code=499)

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from server.access.caller import Caller, account
-from server.api.body import ClientGone, read_body, while_connected
+from server.api.body import ClientGone, read_body, unread, while_connected
 from server.api.upload import Upload
 from server.backends.wire import BROKEN, refusal
 from server.errors import (
@@ -92,7 +92,7 @@ async def pass_through(
             raise
         except ClientGone:
             gateway.metrics.passed(path, "cancelled", time.monotonic() - arrived)
-            return Response(status_code=499)
+            return unread()
         passed.place = place.pop_all()
         return passed
 

@@ -83,8 +83,9 @@ def demands_of(query: Query) -> Demands:
     """What a request says of the form, in OpenAI's fields and in vLLM's `structured_outputs`."""
     form, schema = _schema(query.sampling)
     choice: Any = _structured(query.sampling).get("choice")
-    tools = {name: schema for tool in query.tools for name, schema in _tool(tool)}
-    told = query.tools and all(_tool(tool) for tool in query.tools)  # a tool of another kind could have any name
+    read = [_tool(tool) for tool in query.tools]
+    tools = {name: schema for each in read for name, schema in each}
+    told = read and all(read)  # a tool of another kind could have any name
     choice_of_tool: Any = query.sampling.get("tool_choice")
     call = {"none": False, "required": True}.get(choice_of_tool) if isinstance(choice_of_tool, str) else None
     if isinstance(choice_of_tool, Mapping) and (name := _name(cast("Json", choice_of_tool))) in tools:
