@@ -25,7 +25,6 @@ from starlette.websockets import WebSocketClose
 
 from server.access.caller import Caller, account
 from server.api.body import ClientGone, read_body, unread, while_connected
-from server.api.fields import refuse_steering
 from server.api.upload import Upload
 from server.backends.wire import BROKEN, refusal
 from server.errors import (
@@ -125,8 +124,7 @@ def _passed(
         return Passed(request, content, Cost(), arrived=arrived, deadline_ms=deadline_ms)
     changed = change(content)
     cap = caller.capped_tokens(gateway.config.budgets.cap_total_tokens)
-    generates = rules.generates(request.scope["path"])
-    expected = cost(changed.content, generates=generates, cap=cap, refuse=refuse_steering)
+    expected = cost(changed.content, generates=rules.generates(request.scope["path"]), cap=cap)
     body = changed.content
     if body and not expected.bounded and gateway.engine.profile.open_ended:
         body = limited(body, expected, cap=cap)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, cast
 
 import orjson
 
+from server.api.fields import refuse_steering
 from server.errors import InvalidRequest
 
 _CHARACTERS_A_TOKEN = 4  # of a prompt whose length nobody has told yet
@@ -35,8 +36,8 @@ class Cost:
         return self.prompt + self.completion
 
 
-def cost(content: bytes, *, generates: bool, cap: int, refuse: Callable[[Mapping[str, Any]], None]) -> Cost:
-    """generates: whether the engine writes text for it. refuse: raises InvalidRequest for what is not passed on.
+def cost(content: bytes, *, generates: bool, cap: int) -> Cost:
+    """generates: whether the engine writes text for it.
 
     Raises InvalidRequest when more than the cap is asked for, or what is asked for can't be read: an engine might.
     """
@@ -45,7 +46,7 @@ def cost(content: bytes, *, generates: bool, cap: int, refuse: Callable[[Mapping
         if content and generates:
             raise InvalidRequest("the body must be a JSON object", code="invalid_json")
         return Cost()
-    refuse(body)
+    refuse_steering(body)
     read = Cost(model=str(body.get("model") or ""), prompt=len(content) // _CHARACTERS_A_TOKEN)
     return _written(read, body, cap) if generates else read
 

@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api.completions import best_of
-from server.api.fields import refuse_steering
 from server.config import ConfigError, load_config
 from server.errors import EngineFailed, InvalidRequest
-from server.passthrough.cost import Cost, limited
-from server.passthrough.cost import cost as cost_of
+from server.passthrough.cost import cost, limited
 from server.passthrough.rules import computes, family, generates, passes, to_client, to_engine
 from server.passthrough.settings import Passthrough
 from server.passthrough.usage import Tail, Usage
@@ -182,11 +180,6 @@ def test_events_are_counted_and_their_ends_seen() -> None:
 
 
 # --- tokens of a request
-
-
-def cost(content: bytes, *, generates: bool, cap: int) -> Cost:
-    """As the endpoint asks for it."""
-    return cost_of(content, generates=generates, cap=cap, refuse=refuse_steering)
 
 
 def dumped(**fields: Any) -> bytes:
