@@ -17,10 +17,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.api.cost import is_count, json_object
 from server.api.passthrough import Change, pass_through
 from server.errors import SERVER_ERROR, EngineFailed, InvalidRequest
 from server.gateway import Gateway
-from server.passthrough.cost import is_count, json_object
 
 router = APIRouter()
 

@@ -25,6 +25,7 @@ from starlette.websockets import WebSocketClose
 
 from server.access.caller import Caller, account
 from server.api.body import ClientGone, read_body, unread, while_connected
+from server.api.cost import Cost, cost, limited
 from server.api.upload import Upload
 from server.backends.wire import BROKEN, refusal
 from server.errors import (
@@ -40,7 +41,6 @@ from server.errors import (
 )
 from server.gateway import Gateway
 from server.passthrough import rules
-from server.passthrough.cost import Cost, cost, limited
 from server.passthrough.usage import Tail
 from strategies.types import EngineError
 

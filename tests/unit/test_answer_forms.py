@@ -80,15 +80,6 @@ def test_the_last_match_of_the_clients_pattern_is_the_answer(pattern: str, text:
     assert extract(text, form=f"pattern:{pattern}") == (value and Extracted(value=value, form="pattern"))
 
 
-@pytest.mark.parametrize(("asked", "form"), [("Which?\nA) one\nB) two\n", "choice"), ("Write a function.\n", "code")])
-def test_of_a_long_question_the_beginning_and_the_end_tell_the_form(asked: str, form: str) -> None:
-    """Of eight megabytes not the middle: there it would take seconds of everyone's time."""
-    long = "Once upon a time.\n" * 2_000
-    assert expected_form(ask(asked + long + long)) == form
-    assert expected_form(ask(long + long + asked)) == form
-    assert expected_form(ask(long + asked + long)) is None
-
-
 def test_the_clients_pattern_comes_before_every_other_form() -> None:
     query = ask("Which? A) 1 B) 2", answer_pattern="x", sampling={"response_format": {"type": "json_object"}})
     assert expected_form(query) == "pattern:x"

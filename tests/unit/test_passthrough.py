@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.api.completions import best_of
+from server.api.cost import cost, limited
 from server.config import ConfigError, load_config
 from server.errors import EngineFailed, InvalidRequest
-from server.passthrough.cost import cost, limited
 from server.passthrough.rules import computes, family, generates, passes, to_client, to_engine
 from server.passthrough.settings import Passthrough
 from server.passthrough.usage import Tail, Usage
