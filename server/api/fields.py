@@ -44,6 +44,7 @@ def _refused(source: Source, fields: Mapping[str, tuple[str, tuple[Any, ...]]]) 
         yield name, Field(does="refused", why=why, source=source, harmless=harmless)
 
 
+MOST_TOOLS = 1024  # OpenAI takes 128; a body full of them would hold up every other request for a second
 _STRUCTURED = "vLLM ignores it by now: rewritten as `structured_outputs.{}`"
 
 FIELDS: Mapping[str, Field] = dict(

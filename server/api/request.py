@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from server.access.caller import ANYONE, Caller
 from server.api.controls import Options, Words, model_and_suffix, settle
-from server.api.fields import SENT_ON, refuse_steering, wanted
+from server.api.fields import MOST_TOOLS, SENT_ON, refuse_steering, wanted
 from server.api.rewriting import rewritten, with_role
 from server.config import Config
 from server.errors import ApiError, InvalidRequest
@@ -57,7 +57,7 @@ class ChatRequest(Edge):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63 - 1024)  # the engine's 64 bits, also for candidate i
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from server.api.fields import MOST_TOOLS
 from server.errors import InvalidRequest
 from strategies.types import Json
 
@@ -46,8 +47,10 @@ def _functions(body: Json) -> Json:
         raise InvalidRequest("function_call is only allowed when functions are given", param="function_call")
     if not isinstance(functions, list):
         raise InvalidRequest("functions should be a list", param="functions")
+    if len(given := cast("list[Any]", functions)) > MOST_TOOLS:
+        raise InvalidRequest(f"functions: {len(given)} are more than {MOST_TOOLS}", param="functions")
     rest = {key: value for key, value in body.items() if key not in ("functions", "function_call")}
-    tools = [{"type": "function", "function": function} for function in cast("list[Any]", functions)]
+    tools = [{"type": "function", "function": function} for function in given]
     choice = {"type": "function", "function": cast("Any", call)} if isinstance(call, Mapping) else call
     new: dict[str, Any] = {"tools": tools, "parallel_tool_calls": False}
     return {**rest, **new, **({} if choice is None else {"tool_choice": choice})}

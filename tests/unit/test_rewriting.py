@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from server.api.request import parse
 from server.api.rewriting import answered_by_old_names, rewritten
 from server.errors import InvalidRequest
 
@@ -95,3 +96,12 @@ def test_who_asks_by_old_names_is_answered_by_them() -> None:
         "message": {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
         "finish_reason": "function_call",
     }
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_more_functions_than_anybody_has_are_refused(field: str) -> None:
+    """Each is looked at for every candidate: a body full of them would hold up every other request."""
+    one = {"type": "function", "function": F} if field == "tools" else F
+    with pytest.raises(InvalidRequest, match=f"{field}: .*1024"):
+        parse({"messages": MESSAGES, field: [one] * 1025})
+    assert parse({"messages": MESSAGES, field: [one] * 1024}).tools

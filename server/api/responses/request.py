@@ -9,7 +9,7 @@ import orjson
 from pydantic import Field, ValidationError, field_validator
 
 from server.api.controls import Options
-from server.api.fields import wanted
+from server.api.fields import MOST_TOOLS, wanted
 from server.api.request import ChatRequest, Edge, explained, parse
 from server.api.responses.fields import FIELDS, SENT_ON
 from server.api.responses.items import messages
@@ -79,7 +79,7 @@ class ResponsesRequest(Edge, extra="allow"):
     temperature: float | None = Field(default=None, ge=0, le=2)
     text: Text | None = None
     tool_choice: str | dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     top_p: float | None = Field(default=None, ge=0, le=1)
     truncation: Literal["disabled"] | None = None
