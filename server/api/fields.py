@@ -62,7 +62,7 @@ FIELDS: Mapping[str, Field] = dict(
                 "max_completion_tokens": "the same, and goes over `max_tokens`",
                 "logprobs": "the returned answers', whatever the strategy asked the engine for",
                 "top_logprobs": "up to 20; only with `logprobs`",
-                "tools": "candidates' calls are voted on; an empty list is left out",
+                "tools": "candidates' calls are voted on; an empty list is left out; 1,024 at most",
             },
         ),
         *_both(
