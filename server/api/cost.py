@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import orjson
 
-from server.api.fields import refuse_steering
 from server.errors import InvalidRequest
+from server.passthrough.steering import refuse_steering
 
 _CHARACTERS_A_TOKEN = 4  # of a prompt whose length nobody has told yet
 _OPEN_ENDED = 1024  # tokens expected of a choice that the client has not bounded

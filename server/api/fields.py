@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from server.errors import InvalidRequest
+from server.passthrough import steering
 
 # honoured: the gateway acts on it. translated: rewritten into other fields, which are. forwarded: sent to the engine
 # as it came. refused: a 400 that names the field.
@@ -171,14 +171,12 @@ FIELDS: Mapping[str, Field] = dict(
         *_refused(
             "vLLM",
             {
+                **steering.VLLM,
                 "early_stopping": ("only for the engine's own beam search", (False,)),
-                "ec_transfer_params": ("names hosts for the engine to connect to", ()),
                 "echo": ("the answer alone is voted on, and returned", (False,)),
                 "guided_decoding_backend": ("vLLM ignores it by now, and chooses the backend when it starts", ()),
-                "kv_transfer_params": ("names hosts for the engine to connect to", ()),
                 "length_penalty": ("only for the engine's own beam search", (1, 1.0)),
                 "logprob_token_ids": ("`logprobs` have the most likely tokens only", ()),
-                "priority": ("the order of the engine's queue is the operator's", (0,)),
                 "prompt_logprobs": ("the prompt's are not carried through", ()),
                 "request_id": ("the gateway's own names the calls; it is in `x-request-id`", ()),
                 "return_mm_kwargs": ("only for the engine's render endpoints", (True,)),
@@ -202,7 +200,7 @@ FIELDS: Mapping[str, Field] = dict(
         *_refused(
             "llama.cpp",
             {
-                "id_slot": ("which of the engine's slots are used is the gateway's", (-1,)),
+                **steering.LLAMA_CPP,
                 "n_cmpl": ("its name for `n`, with which there would be more tokens than are counted", (1,)),
             },
         ),
@@ -217,8 +215,6 @@ FIELDS: Mapping[str, Field] = dict(
     )
 )
 SENT_ON = frozenset(name for name, field in FIELDS.items() if field.sent_on)
-# Refused where the rest of a body is the engine's to judge too: they steer the engine itself.
-_STEERING = ("kv_transfer_params", "ec_transfer_params", "priority", "id_slot")
 
 
 _HEADINGS: Mapping[Source, str] = {
@@ -245,17 +241,8 @@ def wanted(name: str, value: Any, fields: Mapping[str, Field] = FIELDS) -> bool:
     field = fields.get(name)
     if value is None or field is None or field.does != "refused":
         return value is not None
-    if any(value == harmless and type(value) is type(harmless) for harmless in field.harmless):
-        return False
-    raise InvalidRequest(f"{name} is not supported: {field.why}", param=name)
-
-
-def refuse_steering(body: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest. Also for what stands in `vllm_xargs`: vLLM keeps its transfer parameters there itself."""
-    for part in (body, body.get("vllm_xargs")):
-        if isinstance(part, Mapping):
-            for name in _STEERING:
-                wanted(name, cast("Mapping[str, Any]", part).get(name))
+    steering.refuse(name, value, field.why, field.harmless)
+    return False
 
 
 def reference(fields: Mapping[str, Field] = FIELDS, introduction: str = _INTRODUCTION) -> str:

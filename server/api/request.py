@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from server.access.caller import ANYONE, Caller
 from server.api.controls import Options, Words, model_and_suffix, settle
-from server.api.fields import MOST_TOOLS, SENT_ON, refuse_steering, wanted
+from server.api.fields import MOST_TOOLS, SENT_ON, wanted
 from server.api.rewriting import rewritten, with_role
 from server.config import Config
 from server.errors import ApiError, InvalidRequest
+from server.passthrough.steering import refuse_steering
 from strategies.answers.pattern import compiled
 from strategies.types import Json, Query
 

@@ -303,15 +303,6 @@ def test_the_question_says_which_form_it_wants(content: Any, sampling: dict[str,
     assert expected_form(query(content, **sampling)) == form
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "form"),
-    [("", "x " * 50_000, "choice"), ("x " * 50_000, "", "choice"), ("x " * 50_000, "x " * 50_000, None)],
-)
-def test_of_a_very_long_question_both_ends_are_read(before: str, after: str, form: str | None) -> None:
-    """Megabytes would hold up every other request for seconds."""
-    assert expected_form(query(f"{before} Which? A) 4 B) 7 {after}")) == form
-
-
 def test_only_the_last_user_message_counts() -> None:
     first = query("Which? A) 4 B) 7")
     later = [*first.messages, {"role": "assistant", "content": "A"}, {"role": "user", "content": "Why?"}]
