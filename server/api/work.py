@@ -39,11 +39,13 @@ class Progress:
     """How far a strategy of several candidates is. Says nothing of what they say."""
 
     seen: int  # candidates so far
-    most: int  # candidates there may be
+    most: int | None  # candidates there may be; None for a search, which draws at every step
     votes: int | None  # of the leader; None where votes do not decide
 
     def __str__(self) -> str:
         leader = "" if self.votes is None else f", leader {self.votes} vote{'s' * (self.votes != 1)}"
+        if self.most is None:
+            return f"{self.seen} candidate{'s' * (self.seen != 1)}{leader}"
         return f"{self.seen} of {self.most} candidates{leader}"
 
 
@@ -136,7 +138,8 @@ class Work:
     def _progress(self, answer: Answer) -> Progress:
         spec = self.allocation.spec
         votes = next(iter(answer.votes.values()), None) if spec.method == "majority_vote" else None
-        return Progress(seen=answer.candidates, most=spec.draws, votes=votes)
+        most = None if spec.method == "beam_search" else spec.draws
+        return Progress(seen=answer.candidates, most=most, votes=votes)
 
 
 def decide(

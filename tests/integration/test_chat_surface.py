@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import httpx
@@ -269,10 +270,10 @@ async def test_progress_is_shown_as_reasoning_when_asked_for() -> None:
         assert [delta["content"] for delta in deltas if delta.get("content")] == ["\\boxed{7}"]
 
 
-@pytest.mark.parametrize("strategy", ["best_of_n@3", "beam_search@2x2"])
-async def test_progress_of_other_strategies_has_no_votes(strategy: str) -> None:
+@pytest.mark.parametrize(("strategy", "of"), [("best_of_n@3", " of 3"), ("beam_search@2x2", "")])
+async def test_progress_of_other_strategies_has_no_votes(strategy: str, of: str) -> None:
     async with (
-        running(VLLM, script_of(words("\\boxed{7}"), words("\\boxed{8}"))) as engine,
+        running(VLLM, script_of(words("Three\n\nand four\n\n\\boxed{7}"), words("\\boxed{8}"))) as engine,
         serving(engine.url) as served,
     ):
         response = await served.chat(strategy, stream=True, apportion={"progress": True})
@@ -280,7 +281,7 @@ async def test_progress_of_other_strategies_has_no_votes(strategy: str) -> None:
         shown = [delta["reasoning"] for delta in deltas if "reasoning" in delta]
         assert shown
         assert len(set(shown)) == len(shown)
-        assert all("vote" not in line and "boxed" not in line and line.endswith("candidates\n") for line in shown)
+        assert all(re.fullmatch(rf"(1{of} candidates?|\d+{of} candidates)\n", line) for line in shown), shown
 
 
 @pytest.mark.parametrize("fields", [{}, {"apportion": {"progress": False}}])
