@@ -121,7 +121,7 @@ class Requests:
         for i in self.questions:
             for j, spec in enumerate(self._menu):
                 label = self._data.labels[i][spec]
-                runs = [run for run in self._data.pools[i].runs if run.spec == str(spec)]
+                runs = self._data.pools[i].runs_of(spec)
                 first, each = self._speeds[i](spec.draws)
                 seconds = np.array([run.seconds for run in runs]) if runs else first + label.longest * each
                 kept[j] += ((label.tokens <= limits.tokens) & (seconds <= limits.seconds)).mean()
@@ -131,7 +131,7 @@ class Requests:
         self, i: int, spec: StrategySpec, limits: Limits, *, wave: int | None = None, stopping: Stopping | None = None
     ) -> Spent:
         pool = self._data.pools[i]
-        if runs := [run for run in pool.runs if run.spec == str(spec)]:
+        if runs := pool.runs_of(spec):
             return searched(runs, limits)
         rule, number = rule_of(spec) or BY_VOTES, numbers_of(pool)
         results: list[Spent] = []

@@ -84,7 +84,7 @@ class PoolLabels:
         return np.array([0.0 if value is None else value for value in values])
 
     def _recorded(self, spec: StrategySpec) -> Label | None:
-        runs = [run for run in self.pool.runs if run.spec == str(spec)]
+        runs = self.pool.runs_of(spec)
         if not runs:
             return None
         tokens = np.array([float(run.tokens) for run in runs])

@@ -14,7 +14,7 @@ from router.pools import Run, Sample
 from router.replay import leader_of
 from router.vote_state import BY_VOTES, rule_of
 from strategies.ledger import Ledger
-from strategies.spec import StrategySpec
+from strategies.spec import RIGHT, StrategySpec
 from strategies.stopping import Poll, Stopping, Vote
 
 Speed = Callable[[int], tuple[float, float]]  # sequences of a wave -> seconds to the first token and for each after it
@@ -76,7 +76,7 @@ def sampled(
         left = limits.seconds - clock
         short = allowed < asked or left <= 0
         leader, right = leader_of(drawn, samples, rule, borda_power)
-        short = short or (spec.verified and any(vote.score is not None and vote.score >= 1 for vote in drawn))
+        short = short or (spec.verified and any(vote.score is not None and vote.score >= RIGHT for vote in drawn))
         if stopping is not None and not short and len(drawn) < spec.n:
             verdict = stopping.judge(
                 Poll(votes=tuple(drawn), leader=leader, cap=spec.n, by_votes=not rule[0], verified=spec.verified)

@@ -20,6 +20,7 @@ import orjson
 
 from router import parquet
 from router.questions import Label, Question
+from strategies.spec import StrategySpec
 
 POOL_VERSION = 2
 _READABLE = (1, 2)
@@ -75,6 +76,9 @@ class Pool:
     def label(self) -> Label:
         """Where correctness comes from: a verifier, a reference, or the agreement of the samples themselves."""
         return self.question.label
+
+    def runs_of(self, spec: StrategySpec) -> list[Run]:
+        return [run for run in self.runs if run.spec == str(spec)]
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,8 @@ from router.features import FEATURE_NAMES, Features
 from router.speed import Load, Speed, seconds
 from router.stopper import Stopper
 from router.verified import one_right
-from strategies.spec import VERIFIER, StrategySpec
+from router.vote_state import SCORED_BY
+from strategies.spec import StrategySpec
 from strategies.types import Prediction
 
 _ONE = 0.5  # accuracy of one sample, as far as the prior knows
@@ -63,7 +64,7 @@ def spec_vector(spec: StrategySpec) -> list[float]:
         log2(spec.draws),
         float(spec.expansion),
         {"naive": 0.0, "borda": 0.5, "weighted": 1.0}[spec.rule],
-        {"self_certainty": 1.0, VERIFIER: 2.0}.get(spec.scorer or "", 0.0),
+        SCORED_BY.get(spec.scorer or "", 0.0),
     ]
 
 

@@ -17,8 +17,8 @@ from router.isotonic import binned_isotonic
 from router.replay import CHECKPOINTS, Played, Replay, Speeds, play, price_of
 from router.stopper import Stopper, blend, pays
 from router.stopping import FREE, price_at, thresholds_at, waves_of
-from router.vote_state import FALLING, STATE_FEATURES, VERIFIED, Rule, rule_of
-from strategies.spec import StrategySpec
+from router.vote_state import FALLING, STATE_FEATURES, VERIFIED, Rule, only_by_model, rule_of
+from strategies.spec import RIGHT, StrategySpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -224,7 +224,7 @@ def policy(
         ratio = blend(pays(gains, cost), usual, weights[rows])
         by_prior = over | ((posterior >= thresholds_at(each)) & (states[:, _LEADING] > 0))
         if data.rule[0]:  # without the model, scores decide over all that may be drawn; a verifier ends it
-            over = states[:, _SCORE] >= 1 if data.rule == VERIFIED else np.zeros(len(rows), dtype=bool)
+            over = states[:, _SCORE] >= RIGHT if data.rule == VERIFIED else np.zeros(len(rows), dtype=bool)
             by_prior = over
         return np.where(by_model, (ratio <= 1) | over, by_prior), wave
 
@@ -251,7 +251,7 @@ def played(
     expected = price if token is None or each is None else token * each
     candidate = np.broadcast_to(np.maximum(expected, FREE), (len(data),))
     first = waves_of(np.full(len(data), float(cap)), price=candidate, wait=wait)
-    if data.rule[0] and data.rule != VERIFIED:
+    if only_by_model(data.rule):
         first = np.where(np.broadcast_to(np.asarray(weight), (len(data),)) > 0, first, cap)
     return play(data, decide, first=first, cap=cap, speeds=speeds)
 
@@ -320,7 +320,7 @@ def courses(found: Sequence[HeldOut], menu: Sequence[StrategySpec], weights: Map
         for spec in menu:
             if spec.method == "single" or rule_of(spec) != one.data.rule or spec.n not in CHECKPOINTS:
                 continue
-            if one.data.rule[0] and one.data.rule != VERIFIED and not weights[one.data.rule]:
+            if only_by_model(one.data.rule) and not weights[one.data.rule]:
                 continue  # without the model nothing stops it
             large = np.flatnonzero(_AT[one.data.reached - 1] >= spec.n)
             large = large[:: max(1, len(large) // _PLAYED)]

@@ -39,10 +39,15 @@ STATE_FEATURES = (
 FALLING = frozenset(("posterior", "margin", "margin_votes"))
 Rule = tuple[float, float]
 _RULES = {"naive": 1.0, "weighted": 2.0, "borda": 3.0}
-_SCORERS = {"mean_logprob": 0.0, "self_certainty": 1.0, VERIFIER: 2.0}
+SCORED_BY = {"mean_logprob": 0.0, "self_certainty": 1.0, VERIFIER: 2.0}
 BY_VOTES = (0.0, 0.0)  # the rule of a majority vote
-VERIFIED = (_RULES["naive"], _SCORERS[VERIFIER])  # the first that is right
+VERIFIED = (_RULES["naive"], SCORED_BY[VERIFIER])  # the first that is right
 _UNKNOWN = float("nan")
+
+
+def only_by_model(rule: Rule) -> bool:
+    """Whether nothing else stops it early: scores decide over all that may be drawn, and no verifier ends it."""
+    return rule[0] > 0 and rule != VERIFIED
 
 
 def rule_of(spec: StrategySpec) -> Rule | None:
@@ -50,7 +55,7 @@ def rule_of(spec: StrategySpec) -> Rule | None:
     scores that pools don't hold, and for strategies that are no sampling."""
     if spec.method in ("single", "majority_vote"):
         return BY_VOTES
-    scored_by = _SCORERS.get(spec.scorer or "")
+    scored_by = SCORED_BY.get(spec.scorer or "")
     if spec.method != "best_of_n" or scored_by is None or (spec.scorer == VERIFIER and not spec.verified):
         return None
     return _RULES[spec.rule], scored_by

@@ -58,7 +58,7 @@ def real_world(data: Examples, menu: Sequence[StrategySpec], *, step_tokens: int
         for j, (spec, speed) in enumerate(zip(menu, speeds, strict=True)):
             label = labels[spec]
             accuracy[i, j], tokens[i, j] = label.accuracy, label.mean_tokens
-            timed = [run.seconds for run in data.pools[i].runs if run.spec == str(spec)]
+            timed = [run.seconds for run in data.pools[i].runs_of(spec)]
             modelled = seconds(spec, speed, longest=label.mean_longest, step_tokens=step_tokens)
             spent[i, j] = np.mean(timed) if timed else modelled
     return World(menu=menu, accuracy=accuracy, tokens=tokens, seconds=spent)

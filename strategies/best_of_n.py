@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 
 from strategies.selection import select
-from strategies.spec import StrategySpec
+from strategies.spec import RIGHT, StrategySpec
 from strategies.stopping import Verdict, verdict_of
 from strategies.types import Answer, Candidate, Publish, Query, ScorerError, Tools
 from strategies.voting import Ballot
@@ -26,9 +26,8 @@ async def best_of_n(query: Query, spec: StrategySpec, tools: Tools, publish: Pub
     scoring = _Scoring(query, spec, tools, publish)
     top_logprobs = tools.scorer.needs_top_logprobs if tools.scorer is not None else None
     try:
-        drawing = await scoring.until_verified(
-            draw_in_waves(query, spec, tools, scoring.add, top_logprobs=top_logprobs)
-        )
+        drawn = draw_in_waves(query, spec, tools, scoring.add, top_logprobs=top_logprobs)
+        drawing = await (scoring.until_verified(drawn) if spec.verified else drawn)
         answer = await scoring.finish()  # what came before a failure is ranked all the same
         if drawing.failure is not None:
             raise drawing.failure
@@ -173,7 +172,7 @@ class _Scoring:
             return
         known = zip(candidates, scores, strict=True)
         self._scores |= {candidate.index: score for candidate, score in known if score is not None}
-        if self._spec.verified and sum(score >= 1 for score in self._scores.values()) >= self._query.answers:
+        if self._spec.verified and sum(score >= RIGHT for score in self._scores.values()) >= self._query.answers:
             self._verified.set()
 
     def _answer(self, *, final: bool = False) -> Answer:

@@ -9,7 +9,8 @@ from typing import Literal
 Method = Literal["single", "majority_vote", "best_of_n", "beam_search"]
 Rule = Literal["naive", "weighted", "borda"]
 DEFAULT_SCORER = "mean_logprob"
-VERIFIER = "verifier"  # a scorer of this name says right (1) or wrong: the first that is right ends a best-of-N
+VERIFIER = "verifier"  # a scorer of this name says right or wrong: the first that is right ends a best-of-N
+RIGHT = 1.0  # its score from which on a candidate is right
 _RULES: tuple[Rule, ...] = ("naive", "weighted", "borda")
 _SHAPES = ("diverse", "lookahead")  # of a beam search
 RESERVED = frozenset((*_RULES, *_SHAPES))  # names that no scorer can have

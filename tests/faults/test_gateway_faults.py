@@ -12,13 +12,12 @@ import json
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-import stamina
 
 from server.api.chat import Chat
 from server.api.endpoint import Shape
@@ -63,13 +62,6 @@ NEVER = 5.0  # seconds: far more than a cut at 0.5 s takes, far less than the en
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """The loop the gateway runs on in production."""
     return "asyncio", {"use_uvloop": True}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    """Attempts follow each other at once; how many there are stays as configured."""
-    with stamina.set_testing(True, attempts=100, cap=True):
-        yield
 
 
 def answer_of(response: httpx.Response) -> str | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-import stamina
 
 from tests.fake_engine import (
     LLAMA_CPP,
@@ -45,13 +44,6 @@ LAST = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}\
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """The loop the gateway runs on in production."""
     return "asyncio", {"use_uvloop": True}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    """Attempts follow each other at once; how many there are stays as configured."""
-    with stamina.set_testing(True, attempts=100, cap=True):
-        yield
 
 
 @asynccontextmanager

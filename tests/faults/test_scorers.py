@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
-import stamina
 
 from server.app import create_app
 from server.config import Config
@@ -45,12 +44,6 @@ pytestmark = pytest.mark.anyio
 NO_ALGEBRA = {"answers": {"maths": "never"}}  # its process takes longer to start than most tests here
 # two of three say 8, so that a scorer which prefers 7 is seen to have decided
 THREE = script_of(words("First \\boxed{8}"), words("Second \\boxed{7}"), words("Third \\boxed{8}"))
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=100, cap=True):
-        yield
 
 
 class ScorerServer(FakeEngine):
