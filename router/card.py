@@ -74,6 +74,7 @@ def _head(trained: Trained, version: str, source: str) -> list[str]:
 _JUDGES = {
     "verifier": "what a verifier says",
     "reference": "what equals the reference",
+    "feedback": "what was said of the answers that were returned",
     "agreement": "what agrees with the vote over all samples, right or not",
 }
 

@@ -16,7 +16,7 @@ from strategies.types import Json
 
 FAMILY = "chats"
 # what changes the task; temperature, seed, n and the like are the calibration's own to choose
-_KEPT = ("response_format", "stop", "tool_choice", "parallel_tool_calls", "reasoning_effort", "chat_template_kwargs")
+SENT = ("response_format", "stop", "tool_choice", "parallel_tool_calls", "reasoning_effort", "chat_template_kwargs")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -84,7 +84,7 @@ def question_of(row: Json, *, max_tokens: int, has_verifier: bool = False) -> Qu
         verifier="function" if has_verifier else "reference" if reference is not None else "agreement",
         max_tokens=_limit(chat) or max_tokens,
         tools=tuple(_objects(chat, "tools")),
-        sampling={name: chat[name] for name in _KEPT if chat.get(name) is not None},
+        sampling={name: chat[name] for name in SENT if chat.get(name) is not None},
     )
     name = row.get("id") if body is row else row.get("custom_id")
     question = replace(

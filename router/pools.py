@@ -74,7 +74,7 @@ class Pool:
 
     @property
     def label(self) -> Label:
-        """Where correctness comes from: a verifier, a reference, or the agreement of the samples themselves."""
+        """Where correctness comes from: a verifier, a reference, feedback, or the samples' own agreement."""
         return self.question.label
 
     def runs_of(self, spec: StrategySpec) -> list[Run]:

@@ -12,14 +12,19 @@ import orjson
 from strategies.answers import Extracted, answer_of, expected_form, extract
 from strategies.types import Budget, Candidate, Json, Prices, Query
 
-Label = Literal["verifier", "reference", "agreement"]
+Label = Literal["verifier", "reference", "feedback", "agreement"]
 
 _GYM = "reasoning_gym:"
 GYM_MISSING = "the built-in questions need reasoning-gym: install apportion[calibrate]"
 
 # verifier kind -> what `expected_form` says of such a question, so that verdicts and votes read alike
 _FORMS: Mapping[str, str | None] = {"number": None, "choice": "choice", "word": None}
-_ELSEWHERE = ("function", "log", "agreement")  # the verdict does not follow from the question and one answer
+_ELSEWHERE = (
+    "function",
+    "log",
+    "feedback",
+    "agreement",
+)  # the verdict does not follow from the question and one answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +34,9 @@ class Question:
     verifier: "number", "choice", "word" (the extracted answer equals the reference's); "reference" (the same, in the
     form that the request asks for); "reasoning_gym:<task>" (the task's own judge, on the extracted answer;
     metadata["entry"] is what it reads); or who else judges: "function" (the user's), "log" (the log it was read from),
-    "agreement" (most of the question's own samples). group: questions that differ in digits or spelling alone share it.
-    sampling: the request's other fields for the engine, such as response_format.
+    "feedback" (what was said of answers that a gateway returned), "agreement" (most of the question's own samples).
+    group: questions that differ in digits or spelling alone share it. sampling: the request's other fields for the
+    engine, such as response_format.
     """
 
     id: str
@@ -47,7 +53,7 @@ class Question:
     @property
     def label(self) -> Label:
         """Where its samples' correctness comes from."""
-        if self.verifier == "reference" or self.verifier == "agreement":
+        if self.verifier == "reference" or self.verifier == "feedback" or self.verifier == "agreement":
             return self.verifier
         return "verifier"
 

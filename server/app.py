@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import errors, gateway
 from server.access.middleware import AccessMiddleware
-from server.api import chat, completions, document, models, passthrough, status
+from server.api import chat, completions, document, feedback, models, passthrough, status
 from server.api.base_url import BaseUrl
 from server.api.responses import route as responses
 from server.config import Config
@@ -39,7 +39,7 @@ def create_app(config: Config, *, progress: Callable[[str], None] = logger.info)
     # a redirect from /x/ to /x would go to the host that the request names, and leave out the base URL's word
     app = FastAPI(title="Apportion", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     errors.install(app)
-    for module in (chat, responses, completions, models, status):
+    for module in (chat, responses, completions, models, feedback, status):
         app.include_router(module.router)
     app.router.default = passthrough.app
     document.install(app, config)

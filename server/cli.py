@@ -15,6 +15,7 @@ from server.access.settings import NAMES, is_name
 from server.backends.embedded import EmbeddedEngineError
 from server.commands import Clear, config_option, configured, learning, recording, say
 from server.serving import PortTaken, run, serve_forever
+from server.store.database import Unusable
 
 _EPILOG = "Configuration: a YAML file (--config or APPORTION_CONFIG), overridden by APPORTION_* variables and by flags."
 
@@ -65,7 +66,7 @@ def serve(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         run(serve_forever(config))
-    except (PortTaken, ModelError, EmbeddedEngineError, LimitsUnavailable) as error:
+    except (PortTaken, ModelError, EmbeddedEngineError, LimitsUnavailable, Unusable) as error:
         raise Clear(str(error)) from None
 
 
@@ -105,5 +106,5 @@ def demo(once: bool, port: int, path: Path) -> None:
     sys.exit(tour(configured(path, server__port=port), once=once))
 
 
-for command in (recording.calibrate, recording.import_logs, learning.train, learning.evaluate):
+for command in (recording.calibrate, recording.import_logs, recording.outcomes, learning.train, learning.evaluate):
     main.add_command(command)

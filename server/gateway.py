@@ -21,6 +21,7 @@ from server.errors import Overloaded
 from server.maths.client import MathsEquivalence, available
 from server.pipeline import Pipeline
 from server.scorers.build import build
+from server.store.recorder import Recorder
 from server.telemetry.metrics import Metrics
 from strategies.types import EngineError
 
@@ -72,6 +73,17 @@ def start_maths(config: Config) -> MathsEquivalence | None:
     return equivalence
 
 
+def start_store(config: Config, metrics: Metrics) -> Recorder | None:
+    """What keeps outcomes, if they are to be kept. Raises Unusable."""
+    recorder = Recorder.start(
+        config.store, sampling_temperature=config.strategies.sampling_temperature, counted=metrics.stored
+    )
+    if recorder is not None:
+        metrics.store_waiting.set_function(lambda: float(recorder.writer.waiting))
+        metrics.store_down.set_function(lambda: float(recorder.writer.down is not None))
+    return recorder
+
+
 def start_embedded(config: Config, progress: Callable[[str], None]) -> embedded.EmbeddedEngine:
     """Blocking. Raises EmbeddedEngineError."""
     wanted = config.engine.embedded
@@ -91,6 +103,7 @@ class Gateway:
     metrics: Metrics
     gate: Gate
     child: embedded.EmbeddedEngine | None = None
+    recorder: Recorder | None = None  # None: outcomes are not kept
     ready: bool = False
     in_flight: int = 0
 
@@ -129,10 +142,11 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def running(config: Config, *, progress: Callable[[str], None] = logger.info) -> AsyncGenerator[Gateway, None]:
-    """A started gateway. Raises ModelError, EmbeddedEngineError, LimitsUnavailable."""
+    """A started gateway. Raises ModelError, EmbeddedEngineError, LimitsUnavailable, Unusable."""
     metrics = Metrics(models=(), menu=config.menu)
     gate = Gate.of(config.keys, config.access, refused=metrics.no_access)
     predictor = load_predictor(config)
+    recorder = start_store(config, metrics)
     child = None
     if config.engine.kind == "embedded":
         child = await asyncio.to_thread(start_embedded, config, progress)
@@ -140,6 +154,8 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
     def observe(call: CallStats) -> None:
         metrics.call(call)
         pipeline.observe(call)
+        if recorder is not None:
+            recorder.observe(call)
 
     engine = OpenAIEngine(engine_settings(config, child.url if child else config.engine.url), observe=observe)
     metrics.engine_running.set_function(lambda: float(engine.running))
@@ -154,9 +170,12 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
     scorers = build(config.scorers, engine)
     equivalence = start_maths(config)
     pipeline = Pipeline(
-        config=config, engine=engine, allocator=allocator, metrics=metrics, scorers=scorers, equivalence=equivalence
+        config=config, engine=engine, allocator=allocator, metrics=metrics, scorers=scorers, equivalence=equivalence,
+        record=recorder.record if recorder else None,
+    )  # fmt: skip
+    gateway = Gateway(
+        config=config, engine=engine, pipeline=pipeline, metrics=metrics, gate=gate, child=child, recorder=recorder
     )
-    gateway = Gateway(config=config, engine=engine, pipeline=pipeline, metrics=metrics, gate=gate, child=child)
     probing = asyncio.create_task(gateway.probe())
     try:
         yield gateway
@@ -170,3 +189,5 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
         await engine.aclose()
         if child is not None:
             await asyncio.to_thread(child.stop)
+        if recorder is not None:
+            await recorder.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 
@@ -39,6 +39,8 @@ from strategies.types import (
 _PROMPT_ERROR = 1.3  # how far the estimate of a prompt's length is trusted against the engine's context
 _HELD = 0.2  # share of a call that may be spent waiting for its reader
 
+Record = Callable[[Query, Features | None, Outcome], None]
+
 
 @dataclass(slots=True, kw_only=True)
 class Pipeline:
@@ -51,6 +53,7 @@ class Pipeline:
     scorers: Scorers
     equivalence: Equivalence | None = None
     correction: Correction = field(default_factory=Correction)
+    record: Record | None = None  # where outcomes are kept; must not wait
 
     def menu(self, profile: str) -> Sequence[StrategySpec]:
         """The strategies a profile chooses from."""
@@ -101,10 +104,13 @@ class Pipeline:
         allocation: Allocation,
         listener: Listener | None = None,
         better: Publish | None = None,
+        *,
+        features: Features | None = None,
     ) -> Outcome:
         """Run the chosen strategy within the budget. The outcome is counted whatever happens.
 
         listener: told of every piece and candidate; better: of every answer that is better than the one before.
+        features: of the query, to be kept with the outcome.
 
         Raises EngineError when the engine failed before any answer, NothingYet when the deadline came first.
         """
@@ -156,6 +162,8 @@ class Pipeline:
                 max_total_tokens=query.budget.max_total_tokens,
                 deadline_seconds=max(query.budget.deadline - query.arrived, 1e-3),
             )
+            if self.record is not None:
+                self.record(query, features, outcome)
         return outcome
 
     async def _run(

@@ -28,6 +28,7 @@ from server.passthrough.settings import Passthrough
 from server.scorers.settings import ScorerSettings
 from server.scorers.settings import conflicts as scorer_conflicts
 from server.section import Section, merge, split
+from server.store.settings import Store
 from strategies.scorers import SCORERS
 from strategies.spec import StrategySpec
 
@@ -297,6 +298,9 @@ class Config(Section):
         default_factory=Passthrough, description="What goes on to the engine as it came: see passthrough.md."
     )
     allocator: Allocator = Field(default_factory=Allocator, description="The models that decide.")
+    store: Store = Field(
+        default_factory=Store, description="Where outcomes are kept, to learn from: see outcomes.md. Off by default."
+    )
     metrics: Metrics = Field(default_factory=Metrics, description="Prometheus.")
 
     @field_validator("profiles", mode="before")

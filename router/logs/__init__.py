@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
 from router.chats import fingerprint, json_lines
 from router.logs import batch, inspect_ai, lm_eval
-from router.logs.drawn import Drawn, Found, Reading, Skipped
+from router.logs.drawn import Drawn, Found, Imported, Reading, Skipped
 from router.outcomes import judged, sample_of
 from router.pools import Pool
 from router.questions import expected
 
 __all__ = ["Imported", "Reading", "read_logs"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imported:
-    pools: tuple[Pool, ...]
-    notes: tuple[str, ...]  # what whoever trains on them should know, a sentence each
 
 
 def read_logs(paths: Sequence[Path], reading: Reading) -> Imported:

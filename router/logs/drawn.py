@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from router.pools import Pool
 from router.questions import Question
 from strategies.confidence import confidences
 from strategies.types import Candidate, Json, LogprobSummary
@@ -42,6 +43,12 @@ class Skipped:
 
 
 Found = Drawn | Skipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    pools: tuple[Pool, ...]
+    notes: tuple[str, ...]  # what whoever trains on them should know, a sentence each
 
 
 def candidate_of(

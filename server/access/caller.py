@@ -19,6 +19,7 @@ class Caller:
     max_total_tokens: int | None = None
     deadline_ms: int | None = None
     profiles: tuple[str, ...] | None = None
+    feedback_on_all: bool = False  # on the responses of other keys too
 
     def may(self, profile: str | None) -> bool:
         """Whether it may ask for this profile; None: it asks for none."""
@@ -50,6 +51,11 @@ class Account:
         self._name = name
         self._reserved: list[Reserved] = []
         self._spent = 0
+
+    @property
+    def name(self) -> str | None:
+        """Of the key; None when the configuration has no keys."""
+        return self._name
 
     async def reserve(self, tokens: int, *, likely: int | None = None) -> None:
         """Before the work: the most that it may take, or what is left if that is as much as is likely to be enough.

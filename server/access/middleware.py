@@ -43,6 +43,7 @@ class Gate:
                     max_total_tokens=key.max_total_tokens,
                     deadline_ms=key.deadline_ms,
                     profiles=key.profiles,
+                    feedback_on_all=key.feedback_on_all,
                 )
                 for name, key in keys.items()
             },

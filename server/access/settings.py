@@ -48,6 +48,10 @@ class Key(Section):
         description="Profiles that may be asked for; all when not set. A request that names none gets "
         "`default_profile` if it is among them, else the first.",
     )
+    feedback_on_all: bool = Field(
+        default=False,
+        description="Whether it may give feedback on the responses of other keys too: see outcomes.md.",
+    )
 
 
 class Access(Section):

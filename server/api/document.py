@@ -10,12 +10,18 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from server import VERSION
+from server.api.feedback import PATH as FEEDBACK
+from server.api.feedback import Feedback
 from server.api.request import ChatRequest
 from server.api.responses.request import ResponsesRequest
 from server.config import Config
 from server.passthrough.rules import passes
 
-_BODIES: Mapping[str, type[BaseModel]] = {"/v1/chat/completions": ChatRequest, "/v1/responses": ResponsesRequest}
+_BODIES: Mapping[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponsesRequest,
+    FEEDBACK: Feedback,
+}
 # those under /v1 that clients know; whether the engine has them shows when they are called
 _PASSED = (
     "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/messages/count_tokens",

@@ -89,7 +89,7 @@ class Work:
     async def outcome(self) -> Outcome:
         """Do it. Cancelling cancels all there is on the engine. Raises ApiError."""
         try:
-            return await self.pipeline.execute(self.query, self.allocation)
+            return await self.pipeline.execute(self.query, self.allocation, features=self.features)
         except Exception as error:
             raise translated(error, self.query) from error
 
@@ -116,7 +116,9 @@ class Work:
             if not queue.full():
                 queue.put_nowait(None)  # wakes who waits for the next piece
 
-        task = asyncio.create_task(self.pipeline.execute(self.query, self.allocation, listen, better))
+        task = asyncio.create_task(
+            self.pipeline.execute(self.query, self.allocation, listen, better, features=self.features)
+        )
         task.add_done_callback(ended)
         try:
             while not (task.done() and queue.empty()):

@@ -1,4 +1,4 @@
-"""`apportion calibrate` and `apportion import`: recorded outcomes to learn from."""
+"""`apportion calibrate`, `apportion import` and `apportion outcomes`: recorded outcomes, to learn from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ import click
 
 from router.chats import read_chats
 from router.families import builtin_questions
+from router.logs import Imported, Reading, read_logs
+from router.logs.recorded import pools_of
+from router.pools import write_pools
 from router.questions import Question
 from server.backends.embedded import EmbeddedEngineError
 from server.commands import DEMO_POOLS, Clear, config_option, configured, say
+from server.config import Config
+from server.store import reading
+from server.store.database import StoreError
+from server.store.settings import store_url
+from server.store.sqlite import is_sqlite
 from strategies.types import EngineError
 
 
@@ -160,8 +168,12 @@ async def _cleanly(work: Any) -> None:
 
 
 @click.command("import")
-@click.argument("logs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("logs", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @config_option
+@click.option(
+    "--store", "url", metavar="URL",
+    help="An outcome store, instead of logs: postgresql://... or sqlite:///PATH.  [default: without logs, store.url]",
+)  # fmt: skip
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -178,33 +190,97 @@ async def _cleanly(work: Any) -> None:
 def import_logs(
     logs: tuple[Path, ...],
     path: Path | None,
+    url: str | None,
     out: Path | None,
     questions: Path | None,
     model: str | None,
     score: str | None,
 ) -> None:
-    """Make pools of logs that are there already, without asking an engine.
+    """Make pools of logs that are there already, or of a store of outcomes, without asking an engine.
 
     \b
       apportion import samples_gsm8k_*.jsonl                 # lm-evaluation-harness, --log_samples
       apportion import logs/*.eval                           # inspect_ai; epochs are samples
       apportion import output.jsonl --questions input.jsonl  # OpenAI batch
+      apportion import var/outcomes.db                       # what a gateway has kept, with store.keep: texts
+      apportion import --store postgresql://host/apportion
 
-    They teach accuracy and lengths, not seconds, and best-of-N by logprobs only where the log has them.
+    Logs teach accuracy and lengths, not seconds, and best-of-N by logprobs only where the log has them.
     """
-    from router.logs import Reading, read_logs
-    from router.pools import write_pools
     from server.calibration.collect import check_new
 
-    limit = configured(path).budgets.max_tokens_per_candidate
-    out = out or Path("pools") / f"{logs[0].stem}.parquet"
+    config = configured(path)
+    limit = config.budgets.max_tokens_per_candidate
+    how = Reading(max_tokens=limit, model=model, score=score, questions=questions)
+    out = out or Path("pools") / f"{logs[0].stem if logs else 'outcomes'}.parquet"
     try:
         check_new(out)
-        found = read_logs(logs, Reading(max_tokens=limit, model=model, score=score, questions=questions))
+        stored = _stored(logs, url, config)
+        found = read_logs(logs, how) if stored is None else _read_store(stored, how)
         write_pools(out, found.pools)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, StoreError, ValueError) as error:
         raise Clear(str(error)) from None
     say(f"{len(found.pools)} questions, {sum(len(pool.samples) for pool in found.pools)} samples")
     for note in found.notes:
         say(note)
     click.echo(out)
+
+
+def _stored(logs: Sequence[Path], url: str | None, config: Config) -> str | None:
+    """The address of the store that is meant; None: logs are. Raises ValueError."""
+    files = [log for log in logs if is_sqlite(log)]
+    if len(logs) > 1 and files:
+        raise ValueError(f"{files[0]} is a store of outcomes: import it alone, and give both pools to train")
+    if files:
+        return f"sqlite:///{files[0].absolute()}"
+    if logs:
+        return None
+    if url is None and config.store.url is not None:
+        url = config.store.url.get_secret_value()
+    if url is None:
+        raise ValueError("nothing to import: name logs, or a store of outcomes by --store")
+    try:
+        return store_url(url)
+    except ValueError as error:
+        raise ValueError(f"--store {error}") from None
+
+
+def _read_store(url: str, how: Reading) -> Imported:
+    """Raises StoreError, ValueError."""
+    with reading.opened(url) as database:
+        return pools_of(reading.outcomes(database), how, calls=reading.calls(database))
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@config_option
+@click.option("--store", "url", metavar="URL", help="postgresql://... or sqlite:///PATH.  [default: store.url]")
+def outcomes(file: Path | None, path: Path | None, url: str | None) -> None:
+    """Show what a store of outcomes holds: by strategy, what was predicted and what it came to.
+
+    \b
+      apportion outcomes var/outcomes.db
+      apportion outcomes --store postgresql://host/apportion
+    """
+    try:
+        stored = _stored([file] if file is not None else [], url, configured(path))
+        if stored is None:
+            raise ValueError(f"{file}: not a store of outcomes")
+        with reading.opened(stored) as database:
+            rows = reading.summary(database)
+    except (OSError, StoreError, ValueError) as error:
+        raise Clear(str(error)) from None
+    columns = ("strategy", "answered", "expected", "confidence", "judged", "score", "tokens", "of", "seconds", "of")
+    table = [columns, *([_shown(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    for row in table:
+        cells = (
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

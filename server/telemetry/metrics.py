@@ -145,6 +145,32 @@ class Metrics:
             ["reason"],
             registry=r,
         )
+        self.store_outcomes = Counter(
+            "apportion_store_outcomes",
+            "Outcomes written to the store, dropped because its queue was full, refused by it.",
+            ["result"],
+            registry=r,
+        )
+        self.store_waiting = Gauge("apportion_store_waiting", "Outcomes waiting to be written.", registry=r)
+        self.store_down = Gauge("apportion_store_down", "1 while the store can't be used.", registry=r)
+        self.feedback_given = Counter(
+            "apportion_feedback", "Feedback on responses; replaced: an earlier one.", ["strategy", "result"], registry=r
+        )
+        self.feedback_score = Counter(
+            "apportion_feedback_score",
+            "Sum of the scores given, where accuracy was predicted.",
+            ["strategy"],
+            registry=r,
+        )
+        self.feedback_expected = Counter(
+            "apportion_feedback_expected",
+            "Sum of what was expected of the same: the confidence, else the predicted accuracy.",
+            ["strategy"],
+            registry=r,
+        )
+        self.feedback_compared = Counter(
+            "apportion_feedback_compared", "Feedback in the two sums.", ["strategy"], registry=r
+        )
         self.engine_running = Gauge(
             "apportion_engine_running_sequences", "Sequences this gateway has in work on the engine.", registry=r
         )
@@ -179,6 +205,20 @@ class Metrics:
         """What the engine says a passed-on request was worth."""
         self.tokens.labels(self.model(model), "passed_prompt").inc(prompt)
         self.tokens.labels(self.model(model), "passed_completion").inc(completion)
+
+    def stored(self, result: str, number: int) -> None:
+        """Outcomes were "written", "dropped" or "refused"."""
+        if number:
+            self.store_outcomes.labels(result).inc(number)
+
+    def feedback(self, strategy: str, *, replaced: bool, score: float | None, expected: float | None) -> None:
+        """A response was judged. score: the first that it was given; both sums count a response once."""
+        label = self.strategy(StrategySpec.parse(strategy))
+        self.feedback_given.labels(label, "replaced" if replaced else "new").inc()
+        if score is not None and expected is not None:
+            self.feedback_score.labels(label).inc(score)
+            self.feedback_expected.labels(label).inc(expected)
+            self.feedback_compared.labels(label).inc()
 
     def no_access(self, reason: str) -> None:
         """A request was refused for its key, or for what the key may use: "key", "requests" or "tokens"."""
