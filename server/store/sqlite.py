@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from server.store.database import Refused, StoreError, Unavailable, Unusable, Values
 
-_BUSY = 5.0  # seconds that a statement waits for another process's transaction
+_BUSY = 5.0
 _PAGES = 256  # that are given back to the file system at a time: a megabyte
 MAGIC = b"SQLite format 3\x00"  # how every such file begins
 
@@ -30,8 +30,11 @@ class Sqlite:
         self._file = _identity(path)
 
     @classmethod
-    def open(cls, name: str, *, read_only: bool = False) -> Self:
-        """Makes the file, readable by its owner alone, and the folders above it. Raises StoreError."""
+    def open(cls, name: str, *, read_only: bool = False, busy: float = _BUSY) -> Self:
+        """Makes the file, readable by its owner alone, and the folders above it. Raises StoreError.
+
+        busy: seconds that a statement waits for another process's transaction.
+        """
         path = Path(name)
         if read_only and not path.is_file():
             raise Unusable(f"{path}: no such file")
@@ -42,7 +45,7 @@ class Sqlite:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             mode = "ro" if read_only else "rw"
             uri = f"{path.absolute().as_uri()}?mode={mode}"
-            connection = sqlite3.connect(uri, uri=True, timeout=_BUSY, isolation_level=None)
+            connection = sqlite3.connect(uri, uri=True, timeout=busy, isolation_level=None)
             if not read_only:
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that is new
                 connection.execute("PRAGMA journal_mode = WAL")
