@@ -7,6 +7,8 @@
     ├── NotPermitted          403  code not_permitted: the key may not ask for it
     ├── ModelNotFound         404  code model_not_found
     ├── UnknownUrl            404  code unknown_url
+    ├── ResponseNotFound      404  code response_not_found: feedback on it can't be given
+    ├── StoreOff              404  code store_off
     ├── MethodNotAllowed      405  code method_not_allowed
     ├── RequestTimeout        408  code request_timeout: the body did not arrive
     ├── PayloadTooLarge       413  code payload_too_large
@@ -15,6 +17,7 @@
     ├── InternalError         500  code internal_error, no details
     ├── EngineFailed          the engine's status, or 502
     ├── EngineUnavailable     503  code engine_unavailable, Retry-After
+    ├── StoreUnavailable      503  code store_unavailable, Retry-After
     └── DeadlineExceeded      504  code deadline_exceeded
 
 OpenAI's SDKs retry 408, 409, 429 and every 5xx twice by themselves. Where a retry can only spend the same compute
@@ -138,6 +141,21 @@ class UnknownUrl(ApiError):
         super().__init__(message, status=404, type=INVALID_REQUEST, code="unknown_url")
 
 
+class ResponseNotFound(ApiError):
+    def __init__(self, id: str) -> None:
+        message = (
+            f"No response '{id[:200]}' is known. It may be too old, it may have been passed on to the engine, or "
+            "another key made it."
+        )
+        super().__init__(message, status=404, type=INVALID_REQUEST, param="id", code="response_not_found")
+
+
+class StoreOff(ApiError):
+    def __init__(self) -> None:
+        message = "No outcomes are kept, so there is nothing to judge: the operator turns that on with store.url."
+        super().__init__(message, status=404, type=INVALID_REQUEST, code="store_off")
+
+
 class MethodNotAllowed(ApiError):
     def __init__(self, method: str, path: str, *, allow: str | None = None) -> None:
         accepted = f"; accepted: {allow}" if allow else ""
@@ -219,6 +237,19 @@ class EngineUnavailable(ApiError):
             type=SERVER_ERROR,
             code="engine_unavailable",
             headers={"retry-after": _retry_after(retry_after)},
+        )
+
+
+class StoreUnavailable(ApiError):
+    """Not now. A retry is welcome: what was said is not kept yet, and saying it twice does no harm."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The store of outcomes can't be used at present; the feedback was not kept.",
+            status=503,
+            type=SERVER_ERROR,
+            code="store_unavailable",
+            headers={"retry-after": str(DEFAULT_RETRY_AFTER_SECONDS)},
         )
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from server.access.caller import Caller
 from server.api.body import ClientGone, read_json, unread
 from server.api.request import explained
-from server.errors import INVALID_REQUEST, SERVER_ERROR, ApiError, InvalidRequest, new_id
+from server.errors import InvalidRequest, ResponseNotFound, StoreOff, StoreUnavailable, new_id
 from server.gateway import Gateway
 from server.store.database import StoreError
 from server.store.recorder import Recorder
@@ -62,12 +62,7 @@ async def feedback(request: Request) -> Response:
     except ClientGone:
         return unread()
     if gateway.recorder is None:
-        raise ApiError(
-            "No outcomes are kept, so there is nothing to give feedback on: the operator turns that on with store.url.",
-            status=404,
-            type=INVALID_REQUEST,
-            code="store_off",
-        )
+        raise StoreOff
     score = float(said.correct) if said.correct is not None else said.score
     verdict = Verdict(
         id=said.id,
@@ -116,14 +111,7 @@ async def _given(recorder: Recorder, verdict: Verdict) -> Given:
     try:
         return await recorder.feedback(verdict)
     except UnknownResponse:
-        raise ApiError(
-            f"No response '{verdict.id}' is known. It may be too old, it may have been passed on to the engine, or it "
-            "was made with another key.",
-            status=404,
-            type=INVALID_REQUEST,
-            param="id",
-            code="response_not_found",
-        ) from None
+        raise ResponseNotFound(verdict.id) from None
     except NothingToJudge:
         raise InvalidRequest(f"The request '{verdict.id}' had no answer to judge.", param="id") from None
     except NothingSaid:
@@ -132,10 +120,4 @@ async def _given(recorder: Recorder, verdict: Verdict) -> Given:
             param="reference",
         ) from None
     except StoreError:
-        raise ApiError(
-            "The outcome store can't be used at present; the feedback was not kept.",
-            status=503,
-            type=SERVER_ERROR,
-            code="store_unavailable",
-            headers={"retry-after": "5"},
-        ) from None
+        raise StoreUnavailable from None

@@ -18,6 +18,7 @@ import orjson
 from router.chats import SENT
 from router.features import Features
 from strategies.answers import answer_of, expected_form
+from strategies.answers.question import read_of
 from strategies.types import Candidate, Json, Outcome, Query
 
 MOST_TEXT = 512 * 1024  # bytes of a request's or of its candidates' texts; larger ones are not kept
@@ -39,7 +40,8 @@ class Noted:
     drawn: int  # a beam search draws more than are in `candidates`
     finished: int
     features: Features | None
-    form: str | None  # of the answer that was asked for
+    form: str | None  # of the answer, if a field of the request asks for one
+    question: str  # else what tells of it: reading that takes time
     temperature: float | None
     asked: bytes | None  # JSON; None: texts are not kept, or these are too large
     keeps_texts: bool
@@ -113,6 +115,8 @@ def noted(
     if temperature is None and (spec.draws > 1 or query.answers > 1):
         temperature = sampling_temperature
     asked = _asked(query) if keeps_texts else None
+    form = expected_form(replace(query, messages=()))
+    question = read_of(query.messages) if form is None else ""
     return Noted(
         id=outcome.query_id,
         recorded=recorded,
@@ -123,11 +127,12 @@ def noted(
         drawn=len(outcome.candidates),
         finished=sum(candidate.finished for candidate in outcome.candidates),
         features=features,
-        form=expected_form(query),
+        form=form,
+        question=question,
         temperature=float(temperature) if isinstance(temperature, int | float) else None,
         asked=asked,
         keeps_texts=keeps_texts,
-        weight=_ROW + len(asked or b"") + sum(_weight(candidate) for candidate in candidates),
+        weight=_ROW + len(asked or b"") + len(question) + sum(_weight(candidate) for candidate in candidates),
     )
 
 
@@ -163,10 +168,10 @@ def _asked(query: Query) -> bytes | None:
 def row_of(kept: Noted, salt: bytes) -> Row:
     outcome, query = kept.outcome, kept.query
     allocation, answer, chosen = outcome.allocation, outcome.answer, outcome.allocation.chosen
+    question = {"role": "user", "content": kept.question}
+    form = kept.form or expected_form(replace(query, messages=[question]))
     winners = {candidate.index: place for place, candidate in enumerate(answer.winners)} if answer is not None else {}
-    candidates = (
-        _json([_candidate(c, winners.get(c.index), form=kept.form, salt=salt) for c in kept.candidates]) or "[]"
-    )
+    candidates = _json([_candidate(c, winners.get(c.index), form=form, salt=salt) for c in kept.candidates]) or "[]"
     asked = _text(kept.asked)
     texts = _json([_said(c) for c in kept.candidates]) if kept.keeps_texts and asked is not None else None
     if texts is None or len(texts) > MOST_TEXT:

@@ -25,6 +25,11 @@ def _question(messages: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text for part in parts if isinstance(text := part.get("text"), str))
 
 
+def read_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The part of a conversation that `expected_form` reads, without images and never long."""
+    return _edges(_question(messages))
+
+
 def _edges(text: str) -> str:
     """All of it would hold up every other request: seconds for megabytes."""
     return text if len(text) <= 2 * _EDGE else f"{text[:_EDGE]}\n{text[-_EDGE:]}"
@@ -48,7 +53,7 @@ def expected_form(query: Query) -> str | None:
         cast("Any", structured).get(key) not in (None, False) for key in ("json", "json_object")
     ):
         return "json"
-    question = _edges(_question(query.messages))
+    question = read_of(query.messages)
     if _offers_letters(question):
         return "choice"
     return "code" if _CODE.search(question) else None

@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -23,6 +24,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from schemathesis.generation import GenerationMode
 
+from server.api.feedback import PATH as FEEDBACK
+from server.api.feedback import Feedback
 from server.api.request import ChatRequest
 from server.api.responses.request import ResponsesRequest
 from server.app import create_app
@@ -55,7 +58,8 @@ def document_of(**sections: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("path", "model"), [("/v1/chat/completions", ChatRequest), ("/v1/responses", ResponsesRequest)]
+    ("path", "model"),
+    [("/v1/chat/completions", ChatRequest), ("/v1/responses", ResponsesRequest), (FEEDBACK, Feedback)],
 )
 def test_it_describes_the_bodies_that_are_really_taken(path: str, model: type[BaseModel]) -> None:
     document = document_of()
@@ -145,10 +149,13 @@ def url() -> Generator[str]:
             engine.routes.update({path: answers({"object": "list", "data": []}) for path in PASSED})
             engine.routes["/v1/completions"] = completes
             budgets = {"default_deadline_ms": 5000}
-            async with serving(engine.url, budgets=budgets, engine={"api_key": ENGINE_KEY}) as served:
-                found.append(str(served.client.base_url))
-                started.set()
-                await asyncio.to_thread(stop.wait)
+            # a store for each run, so that feedback gets as far as looking for its response
+            with TemporaryDirectory() as folder:
+                store = {"url": f"sqlite:///{folder}/outcomes.db"}
+                async with serving(engine.url, budgets=budgets, store=store, engine={"api_key": ENGINE_KEY}) as served:
+                    found.append(str(served.client.base_url))
+                    started.set()
+                    await asyncio.to_thread(stop.wait)
 
     failures: list[BaseException] = []
 
@@ -220,6 +227,7 @@ VALID = {
     "/v1/completions": {"model": "tiny", "prompt": "x", "max_tokens": 5, "best_of": 2},
     "/v1/embeddings": {"model": "tiny", "input": "x"},
     "/v1/responses": {"model": "tiny", "input": "x", "max_output_tokens": 5},
+    FEEDBACK: {"id": "x", "correct": True},
 }
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
