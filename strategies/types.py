@@ -3,7 +3,7 @@
 Every type here is frozen: a later stage never changes what an earlier one made.
 
     HTTP body -> Query -> Features -> Predictions -> Allocation -> Candidates -> Answer -> HTTP body
-                                                                        \\-> Outcome -> metrics
+                                                                        \\-> Outcome -> metrics, store
 
 Terms follow "Latency and Token-Aware Test-Time Compute" (arXiv 2509.09864): a *query* x, a *strategy* s
 (a method and its hyperparameters), and the utility U(s|x) = accuracy - token price * tokens - latency price * seconds.

@@ -18,7 +18,7 @@ from server.config import load_config
 from tests.pools import POOLS as ALL
 
 POOLS = ALL[:40]  # the fewest that can be trained on
-COMMANDS = ("serve", "demo", "key", "calibrate", "import", "train", "evaluate")
+COMMANDS = ("serve", "demo", "key", "calibrate", "import", "outcomes", "train", "evaluate")
 
 
 def call(*arguments: str) -> Result:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from router.labels import label_table
 from router.logs.drawn import Imported, Reading
 from router.logs.recorded import Recorded, pools_of
-from router.pools import Call, Pool, read_pools
+from router.pools import Call, Pool, read_pools, write_pools
 from server.cli import main
 from server.store.database import connect
 from server.store.rows import row_of
@@ -20,6 +20,7 @@ from server.store.verdicts import Verdict, give
 from server.store.writer import Timed
 from strategies.types import Candidate
 from tests.fakes import ask, menu_of
+from tests.pools import POOLS
 from tests.stores import PATIENCE, a_call, kept, said, settled, write
 
 LONG = "The weevil is a beetle with a long snout that lives in grain and is found in most of the world's stores {}."
@@ -262,3 +263,36 @@ def test_outcomes_shows_predictions_beside_what_they_came_to(store: Path) -> Non
         *["seconds", "of"],
     ]
     assert row.split() == ["majority_vote@3", "13", "0.6", "0.75", "1", "1", "30", "8.54", "1", "0.5"]
+
+
+def test_train_takes_them_beside_a_calibrated_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up questions as a gateway would have kept them: votes of unequal size, a single one, one judged."""
+    monkeypatch.setattr("router.learning._REPLAYED", 0)
+    url = f"sqlite:///{tmp_path}/outcomes.db"
+    entries = [
+        kept(
+            f"{i:02}",
+            *(sample.text for sample in pool.samples[: 1 + i % 5]),
+            query=ask("", messages=pool.question.messages, max_tokens=64, sampling={"temperature": 0.8}),
+            strategy="majority_vote@4" if i % 5 else "single",
+            keeps_texts=True,
+        )
+        for i, pool in enumerate(POOLS)
+    ]
+    write(url, entries).stop(PATIENCE)
+    database = connect(url)
+    for i in range(0, 60, 4):
+        give(database, Verdict(id=f"{i:02}", given=1.0, score=1.0))
+    database.close()
+    calibrated, out, config = tmp_path / "calibrated.jsonl.gz", tmp_path / "outcomes.parquet", tmp_path / "c.yaml"
+    write_pools(calibrated, POOLS)
+    config.write_text("menu: [single, majority_vote@4, best_of_n@4, beam_search@2x2]\n")
+    result = run("import", "--store", url, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    models = tmp_path / "models"
+    pools = ("--pools", str(calibrated), "--pools", str(out))
+    result = run("train", "-c", str(config), *pools, "--out", str(models))
+    assert result.exit_code == 0, result.output
+    card = (models / "CARD.md").read_text()
+    assert "what was said of the answers that were returned (15 questions)" in card
+    assert (models / "accuracy.txt").is_file()
