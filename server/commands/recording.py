@@ -283,4 +283,4 @@ def outcomes(file: Path | None, path: Path | None, url: str | None) -> None:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return str(value) if isinstance(value, int | str) else f"{float(value):.3g}"  # PostgreSQL's means are decimals

@@ -49,7 +49,8 @@ class Postgres:
         except psycopg.ProgrammingError as error:  # what the URL says is no URL; it may hold a password
             raise Unusable("store.url can't be read as a PostgreSQL address") from error
         except psycopg.Error as error:
-            raise Unavailable(f"PostgreSQL can't be reached: {type(error).__name__}") from error
+            said = " ".join(str(error).split())[:300]  # host, port and user, never the password
+            raise Unavailable(f"PostgreSQL can't be reached: {said}") from error
         return cls(connection, psycopg)
 
     def run(self, sql: str, values: Values | None = None) -> Sequence[Sequence[Any]]:

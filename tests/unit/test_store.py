@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
+from server.cli import main
 from server.config import ConfigError, load_config
 from server.store import schema
 from server.store.database import Unusable, connect, prepare, version_of
@@ -371,6 +374,19 @@ def test_a_file_that_is_no_database_is_never_written(tmp_path: Path) -> None:
 
 
 # --- settings
+
+
+def test_without_its_driver_the_gateway_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    result = CliRunner().invoke(main, ["serve", "--port", "0"], env={"APPORTION_STORE__URL": "postgresql://u:hush@h/d"})
+    assert result.exit_code == 1
+    assert result.output == "apportion: store.url is of PostgreSQL: install apportion[postgres]\n"
+
+
+def test_days_without_end_are_said_as_null(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("store: {keep_days: null}")
+    assert load_config(file, environ={}).store.keep_days is None
 
 
 @pytest.mark.parametrize("wrong", ["outcomes.db", "sqlite:///", "mysql://u:hush@h/d", "sqlite://x.db"])
