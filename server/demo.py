@@ -22,6 +22,7 @@ from server.config import Config
 from server.demo_questions import STOPS, Stop
 from server.demo_view import View, Visit
 from server.serving import PortTaken, cancelled_by_signals, run, serving
+from server.store.database import Unusable
 
 _READY_WITHIN = 120.0  # seconds; loading takes about six, on a busy machine much longer
 _POLL = 0.1
@@ -43,7 +44,7 @@ def tour(config: Config, *, once: bool, stops: Sequence[Stop] = STOPS) -> int:
         return run(_tour(config, View(), stops, once=once))
     except KeyboardInterrupt:  # before our own handlers were in place
         return _INTERRUPTED
-    except (DemoError, PortTaken, EmbeddedEngineError, ModelError) as error:
+    except (DemoError, PortTaken, EmbeddedEngineError, ModelError, Unusable) as error:
         click.echo(f"apportion: {error}", err=True)
         return 1
 

@@ -108,7 +108,7 @@ class Writer:
                 return True
         self._counted("dropped", 1)
         self._dropped += 1
-        if (now := time.monotonic()) - self._told >= _SAY_EVERY:
+        if not self._stopping and (now := time.monotonic()) - self._told >= _SAY_EVERY:
             logger.warning("the outcome store's queue is full: %d outcomes dropped", self._dropped)
             self._told, self._dropped = now, 0
         return False
