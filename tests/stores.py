@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,12 @@ def postgres_program(name: str) -> str | None:
 
 def need_postgres() -> None:
     """Skips the test, but not where REQUIRE_POSTGRES is set: there it fails."""
-    if postgres_program("initdb") is not None and postgres_program("pg_ctl") is not None:
+    if find_spec("psycopg") is None:
+        problem = "no driver for PostgreSQL here: install apportion[postgres]"
+    elif postgres_program("initdb") is None or postgres_program("pg_ctl") is None:
+        problem = "no PostgreSQL here (its initdb and pg_ctl): install the system's package postgresql"
+    else:
         return
-    problem = "no PostgreSQL here (its initdb and pg_ctl): install the system's package postgresql"
     if os.environ.get("REQUIRE_POSTGRES"):
         pytest.fail(problem)
     pytest.skip(problem)
