@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -40,12 +40,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One recorded run of a whole strategy."""
+    """One recorded run of a whole strategy.
+
+    timed: whether the engine had nothing else to do. The seconds of a run that is not timed are worked out from those
+    of the same strategy on the same question that are, by their tokens; files have null there.
+    """
 
     spec: str
     correct: float
     tokens: int
     seconds: float
+    timed: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        seconds = self.seconds if self.timed else None
+        return {"spec": self.spec, "correct": self.correct, "tokens": self.tokens, "seconds": seconds}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +98,7 @@ class Pool:
             "recorded": self.recorded,
             "label": self.label,
             "samples": [asdict(sample) for sample in self.samples],
-            "runs": [asdict(run) for run in self.runs],
+            "runs": [run.to_json() for run in self.runs],
             "calls": [asdict(call) for call in self.calls],
         }
 
@@ -106,11 +115,24 @@ class Pool:
                 temperature=row["temperature"],
                 recorded=row["recorded"],
                 samples=tuple(Sample(**sample) for sample in row["samples"]),
-                runs=tuple(Run(**run) for run in row["runs"]),
+                runs=tuple(_runs(row["runs"])),
                 calls=tuple(Call(**call) for call in row["calls"]),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a pool: {error}") from error
+
+
+def _runs(rows: Sequence[Mapping[str, Any]]) -> Iterator[Run]:
+    """With the seconds of those that are not timed. Raises ValueError where none is."""
+    for row in rows:
+        if row["seconds"] is not None:
+            yield Run(**row)
+            continue
+        timed = [each for each in rows if each["spec"] == row["spec"] and each["seconds"] is not None]
+        tokens = sum(each["tokens"] for each in timed)
+        if not tokens:
+            raise ValueError(f"no run of {row['spec']} has its seconds")
+        yield Run(**{**row, "seconds": row["tokens"] * sum(each["seconds"] for each in timed) / tokens}, timed=False)
 
 
 def read_pools(path: Path) -> list[Pool]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from router.pools import Pool, read_pools, write_pools
+from router.pools import Pool, Run, read_pools, write_pools
 from router.questions import Question
 from tests.conftest import ROOT
 from tests.pools import POOLS
@@ -69,6 +69,24 @@ def test_the_first_version_is_still_read(tmp_path: Path) -> None:
     assert pool.samples[0].mean_logprob == first["samples"][0]["mean_logprob"]
     write_pools(tmp_path / "new.parquet", [pool])
     assert read_pools(tmp_path / "new.parquet") == [pool]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_runs_without_a_time_take_that_of_the_others_by_their_tokens(name: str, tmp_path: Path) -> None:
+    quiet = Run(spec="beam_search@2x2", correct=1.0, tokens=40, seconds=0.5)
+    busy = replace(quiet, tokens=60, seconds=0.75, timed=False)
+    write_pools(tmp_path / name, [replace(POOLS[0], runs=(busy, quiet))])
+    (found,) = read_pools(tmp_path / name)
+    assert found.runs == (busy, quiet)
+    write_pools(tmp_path / name, [found])
+    assert read_pools(tmp_path / name) == [found], "what is worked out does not become what was measured"
+
+
+def test_a_strategy_of_which_no_run_has_a_time_is_named(tmp_path: Path) -> None:
+    alone = Run(spec="beam_search@2x2", correct=1.0, tokens=40, seconds=0.0, timed=False)
+    write_pools(tmp_path / "p.jsonl", [replace(POOLS[0], runs=(alone,))])
+    with pytest.raises(ValueError, match=r"p\.jsonl, line 1: no run of beam_search@2x2 has its seconds"):
+        read_pools(tmp_path / "p.jsonl")
 
 
 def test_other_programs_see_columns_with_types(tmp_path: Path) -> None:
