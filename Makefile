@@ -11,13 +11,18 @@ CLIENTS := tests/clients
 CLIENTS_READY := $(patsubst $(CLIENTS)/environments/%.txt,$(VENV)/clients/%/.ready,$(wildcard $(CLIENTS)/environments/*.txt)) \
 	$(CLIENTS)/node/node_modules/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-vllm check format clean
 
 demo: $(DEMO_READY)
 	@$(BIN)/apportion demo --port $(PORT) $(if $(ONCE),--once)
 
 test: $(DEV_READY) $(CLIENTS_READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# on the real vLLM, its CPU build; prepares .venv/vllm and weights for it, once
+test-vllm: $(DEV_READY)
+	@$(PYTHON) tests/vllm/environment.py
+	$(BIN)/python -m pytest tests/vllm $(ARGS)
 
 check: $(DEV_READY)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from server.access.keys import hashed, new_key
 from server.access.quota import LimitsUnavailable
 from server.access.settings import NAMES, is_name
 from server.backends.embedded import EmbeddedEngineError
+from server.backends.launch import LaunchError
 from server.commands import Clear, config_option, configured, learning, recording, say
 from server.serving import PortTaken, run, serve_forever
 from server.store.database import Unusable
@@ -39,25 +40,52 @@ def main() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.")
 @click.option("--engine-url", help="The OpenAI-compatible server behind, e.g. http://127.0.0.1:8001.")
 @click.option("--embedded", is_flag=True, help="Start llama.cpp with a small model as the engine.")
+@click.option("--launch", type=click.Choice(["vllm"]), help="Start vLLM as the engine, and end it with the gateway.")
+@click.option("--model", help="What the launched vLLM serves: a name on the hub or a folder.")
+@click.option(
+    "--vllm-executable", type=click.Path(path_type=Path), help="vLLM's program, if it is in another environment."
+)
 @click.option(
     "--models-dir", type=click.Path(path_type=Path), help="A trained allocator; without one the prior decides."
 )
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Least severe message logged."
 )
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[-- VLLM'S OWN FLAGS]")
 def serve(
     path: Path | None,
     host: str | None,
     port: int | None,
     engine_url: str | None,
     embedded: bool,
+    launch: str | None,
+    model: str | None,
+    vllm_executable: Path | None,
     models_dir: Path | None,
     log_level: str | None,
+    flags: tuple[str, ...],
 ) -> None:
-    """Serve the OpenAI API in front of an engine."""
-    kind = "embedded" if embedded else ("openai" if engine_url else None)
+    """Serve the OpenAI API in front of an engine.
+
+    \b
+      apportion serve --engine-url http://127.0.0.1:8001                   # one that is already there
+      apportion serve --launch vllm --model Qwen/Qwen3-8B -- --max-model-len 16384
+
+    A launched vLLM lives as long as the gateway, and the gateway as long as it: when vLLM ends, the gateway says how
+    and ends with exit status 1. Nothing is started again. What follows -- goes to vLLM.
+    """
+    chosen = [
+        name for name, given in (("--engine-url", engine_url), ("--embedded", embedded), ("--launch", launch)) if given
+    ]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} exclude each other: there is one engine")
+    for name, given in (("--model", model), ("--vllm-executable", vllm_executable), (" ".join(flags[:1]), flags)):
+        if given and not launch:
+            raise click.UsageError(f"{name} goes with --launch vllm")
+    kind = "embedded" if embedded else ("openai" if engine_url else launch)
     config = configured(
         path, server__host=host, server__port=port, engine__url=engine_url, engine__kind=kind,
+        engine__vllm__model=model, engine__vllm__executable=vllm_executable, engine__vllm__flags=flags or None,
         allocator__models_dir=models_dir, server__log_level=log_level,
         allocator__predictor="lightgbm" if models_dir else None,  # a folder that was asked for has to be there
     )  # fmt: skip
@@ -66,7 +94,7 @@ def serve(
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         run(serve_forever(config))
-    except (PortTaken, ModelError, EmbeddedEngineError, LimitsUnavailable, Unusable) as error:
+    except (PortTaken, ModelError, EmbeddedEngineError, LaunchError, LimitsUnavailable, Unusable) as error:
         raise Clear(str(error)) from None
 
 

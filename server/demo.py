@@ -18,6 +18,7 @@ import httpx
 
 from router.boosted import ModelError
 from server.backends.embedded import EmbeddedEngineError
+from server.backends.launch import LaunchError
 from server.config import Config
 from server.demo_questions import STOPS, Stop
 from server.demo_view import View, Visit
@@ -44,7 +45,7 @@ def tour(config: Config, *, once: bool, stops: Sequence[Stop] = STOPS) -> int:
         return run(_tour(config, View(), stops, once=once))
     except KeyboardInterrupt:  # before our own handlers were in place
         return _INTERRUPTED
-    except (DemoError, PortTaken, EmbeddedEngineError, ModelError, Unusable) as error:
+    except (DemoError, PortTaken, EmbeddedEngineError, LaunchError, ModelError, Unusable) as error:
         click.echo(f"apportion: {error}", err=True)
         return 1
 

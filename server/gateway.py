@@ -13,9 +13,10 @@ from router.allocator import Allocator
 from router.boosted import Boosted
 from router.predictors import Predictor, Prior
 from server.access.middleware import Gate
-from server.backends import embedded
 from server.backends.calls import CallStats
+from server.backends.launch import Launched
 from server.backends.openai import EngineSettings, OpenAIEngine
+from server.backends.own import own_engine
 from server.config import Config
 from server.errors import Overloaded
 from server.maths.client import MathsEquivalence, available
@@ -84,15 +85,6 @@ def start_store(config: Config, metrics: Metrics) -> Recorder | None:
     return recorder
 
 
-def start_embedded(config: Config, progress: Callable[[str], None]) -> embedded.EmbeddedEngine:
-    """Blocking. Raises EmbeddedEngineError."""
-    wanted = config.engine.embedded
-    settings = embedded.EmbeddedSettings(
-        threads=wanted.threads, slots=wanted.slots, context=wanted.context, port=wanted.port
-    )
-    return embedded.start(settings, progress=progress)
-
-
 @dataclass(slots=True)
 class Gateway:
     """One engine, one allocator, and the requests in flight."""
@@ -102,7 +94,7 @@ class Gateway:
     pipeline: Pipeline
     metrics: Metrics
     gate: Gate
-    child: embedded.EmbeddedEngine | None = None
+    launched: Launched | None = None  # the vLLM that belongs to it
     recorder: Recorder | None = None  # None: outcomes are not kept
     ready: bool = False
     in_flight: int = 0
@@ -142,14 +134,18 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def running(config: Config, *, progress: Callable[[str], None] = logger.info) -> AsyncGenerator[Gateway, None]:
-    """A started gateway. Raises ModelError, EmbeddedEngineError, LimitsUnavailable, Unusable."""
+    """A started gateway. Raises ModelError, EmbeddedEngineError, LaunchError, LimitsUnavailable, Unusable."""
+    predictor = load_predictor(config)
+    async with own_engine(config.engine, progress) as (url, launched), _running(config, predictor, url) as gateway:
+        gateway.launched = launched
+        yield gateway
+
+
+@contextlib.asynccontextmanager
+async def _running(config: Config, predictor: Predictor, url: str) -> AsyncGenerator[Gateway, None]:
     metrics = Metrics(models=(), menu=config.menu)
     gate = Gate.of(config.keys, config.access, refused=metrics.no_access)
-    predictor = load_predictor(config)
     recorder = start_store(config, metrics)
-    child = None
-    if config.engine.kind == "embedded":
-        child = await asyncio.to_thread(start_embedded, config, progress)
 
     def observe(call: CallStats) -> None:
         metrics.call(call)
@@ -157,7 +153,7 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
         if recorder is not None:
             recorder.observe(call)
 
-    engine = OpenAIEngine(engine_settings(config, child.url if child else config.engine.url), observe=observe)
+    engine = OpenAIEngine(engine_settings(config, url), observe=observe)
     metrics.engine_running.set_function(lambda: float(engine.running))
     allocator = Allocator(
         predictor=predictor,
@@ -173,9 +169,7 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
         config=config, engine=engine, allocator=allocator, metrics=metrics, scorers=scorers, equivalence=equivalence,
         record=recorder.record if recorder else None,
     )  # fmt: skip
-    gateway = Gateway(
-        config=config, engine=engine, pipeline=pipeline, metrics=metrics, gate=gate, child=child, recorder=recorder
-    )
+    gateway = Gateway(config=config, engine=engine, pipeline=pipeline, metrics=metrics, gate=gate, recorder=recorder)
     probing = asyncio.create_task(gateway.probe())
     try:
         yield gateway
@@ -187,7 +181,5 @@ async def running(config: Config, *, progress: Callable[[str], None] = logger.in
         await scorers.aclose()
         await gate.quota.aclose()
         await engine.aclose()
-        if child is not None:
-            await asyncio.to_thread(child.stop)
         if recorder is not None:
             await recorder.aclose()

@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.backends.launch import Launched
 from server.config import Config
 from server.connection import Connection
 
@@ -41,7 +42,10 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def serve_forever(config: Config) -> None:
-    """Until SIGINT or SIGTERM, which let running requests end. Raises PortTaken, ModelError, EmbeddedEngineError."""
+    """Until SIGINT or SIGTERM, which let running requests end, or until the vLLM it has launched ends.
+
+    Raises PortTaken, ModelError, EmbeddedEngineError, LaunchError.
+    """
     with cancelled_by_signals(), contextlib.suppress(asyncio.CancelledError):
         async with serving(config) as (url, task):
             logger.info("serving at %s/v1", url)
@@ -84,7 +88,7 @@ async def serving(
     """The gateway's address, and what is done when it serves no longer.
 
     The port is taken and the lifespan entered here, not by uvicorn, which would log their errors and exit. Raises
-    PortTaken, ModelError, EmbeddedEngineError.
+    PortTaken, ModelError, EmbeddedEngineError, LaunchError; the future LaunchError.
     """
     listener = take_port(config.server.host, config.server.port)
     app = create_app(config, progress=progress)
@@ -94,11 +98,33 @@ async def serving(
             options.timeout_graceful_shutdown = max(1, round(config.server.shutdown_grace_seconds))
             server = _Server(options)
             task = asyncio.create_task(server.serve(sockets=[listener]))
+            watching = asyncio.create_task(_until_ended(task, app.state.gateway.launched, progress))
             try:
-                yield _address(listener), asyncio.shield(task)
+                yield _address(listener), asyncio.shield(watching)
             finally:
                 server.should_exit = True
                 await task
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _until_ended(task: asyncio.Task[None], vllm: Launched | None, progress: Callable[[str], None]) -> None:
+    """Until the server ends. Raises LaunchError when the launched vLLM does: a gateway without it is of no use."""
+    waiting: set[asyncio.Future[None]] = {task}
+    if vllm is not None:
+        waiting.add(asyncio.ensure_future(_watched(vllm, progress)))
+    try:
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            each.result()
+    finally:
+        for each in waiting - {task}:
+            each.cancel()
+
+
+async def _watched(vllm: Launched, progress: Callable[[str], None]) -> None:
+    await vllm.healthy(progress)
+    await vllm.ended()
 
 
 def http(app: FastAPI, config: Config, *, lifespan: Literal["on", "off"] = "off") -> uvicorn.Config:

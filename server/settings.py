@@ -364,5 +364,7 @@ def _conflicts(config: Config) -> Iterator[str]:
                 yield f"reasoning_effort.{effort}: no profile ({', '.join(config.profiles)}), and {error}"
     if config.default_profile not in config.profiles:
         yield f"default_profile: no profile {config.default_profile!r}; accepted: {', '.join(config.profiles)}"
+    if config.engine.kind == "vllm" and config.engine.vllm.model is None:
+        yield "engine.vllm.model: needed, because engine.kind is vllm"
     if config.allocator.predictor == "lightgbm" and config.allocator.models_dir is None:
         yield "allocator.models_dir: needed, because allocator.predictor is lightgbm"

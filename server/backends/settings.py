@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from server.section import Section, base_url
+from server.section import Section, Texts, base_url
+
+_OURS = {
+    "--host": "it listens on loopback",
+    "--port": "set engine.vllm.port",
+    "--uds": "it listens on loopback",
+    "--api-key": "set engine.api_key, which others on the machine do not see",
+}
+
+
+def _flags(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError for those that are set here."""
+    for flag in given:
+        name = flag.partition("=")[0].replace("_", "-")
+        if name in _OURS:
+            raise ValueError(f"{name} is not among vLLM's flags that can be given: {_OURS[name]}")
+    return given
 
 
 class Embedded(Section):
@@ -18,17 +35,42 @@ class Embedded(Section):
     port: int = Field(default=0, ge=0, le=65535, description="Local port of the engine; 0 takes any free one.")
 
 
+class Vllm(Section):
+    """The vLLM that the server starts as its child."""
+
+    model: str | None = Field(
+        default=None, min_length=1, description="What `vllm serve` is given: a name on the hub or a folder."
+    )
+    flags: Annotated[Texts, AfterValidator(_flags)] = Field(
+        default=(), description="vLLM's own flags, as it takes them."
+    )
+    executable: Path | None = Field(
+        default=None, description="The program; else `vllm` of the server's own environment, else of the PATH."
+    )
+    port: int = Field(default=0, ge=0, le=65535, description="Local port of vLLM; 0 takes any free one.")
+    start_timeout_seconds: float = Field(
+        default=900,
+        gt=0,
+        le=86_400,
+        description="Time until it has to answer; after that the server ends with an error.",
+    )
+    stop_timeout_seconds: float = Field(
+        default=20, gt=0, le=3600, description="Time it gets to end by itself before it is killed."
+    )
+
+
 class Engine(Section):
     """The inference server that does the generating."""
 
-    kind: Literal["openai", "embedded"] = Field(
+    kind: Literal["openai", "embedded", "vllm"] = Field(
         default="openai",
         description="`openai`: any OpenAI-compatible server, such as vLLM or llama.cpp, at `engine.url`. "
-        "`embedded`: llama.cpp with the small model, started by the server itself.",
+        "`embedded`: llama.cpp with the small model, started by the server itself. `vllm`: vLLM, started by the server "
+        "itself.",
     )
     url: Annotated[str, AfterValidator(base_url)] = Field(
         default="http://127.0.0.1:8001",
-        description="Address of the engine, with or without `/v1`. Not used when embedded.",
+        description="Address of the engine, with or without `/v1`. Not used when the server starts one itself.",
     )
     api_key: SecretStr | None = Field(
         default=None,
@@ -70,3 +112,4 @@ class Engine(Section):
         "refuse `developer`.",
     )
     embedded: Embedded = Field(default_factory=Embedded, description="Used when `engine.kind` is `embedded`.")
+    vllm: Vllm = Field(default_factory=Vllm, description="Used when `engine.kind` is `vllm`.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
@@ -13,6 +12,7 @@ from typing import Literal
 from router.pools import Call, Pool
 from router.questions import Question
 from server.backends.openai import OpenAIEngine
+from server.backends.own import own_engine
 from server.calibration.asking import Recorder
 from server.calibration.collect import check_new, record
 from server.calibration.journal import partial_of, read_journal
@@ -22,7 +22,7 @@ from server.calibration.ray import load_ray, on_ray
 from server.calibration.sweep import SEQUENCES, sweep, sweep_tokens
 from server.calibration.verifier import Verifier, located
 from server.config import Config
-from server.gateway import engine_settings, start_embedded
+from server.gateway import engine_settings
 from strategies.beam_search import Steps
 from strategies.scorers import SCORERS
 from strategies.types import Engine
@@ -78,16 +78,14 @@ def dry_run(config: Config, questions: Sequence[Question], options: Options) -> 
 async def calibrate(config: Config, questions: Sequence[Question], options: Options, say: Say) -> list[Pool]:
     """Record the questions on the configured engine.
 
-    Raises EngineError, EmbeddedEngineError, ImportError, ValueError.
+    Raises EngineError, EmbeddedEngineError, LaunchError, ImportError, ValueError.
     """
     check(config, options)
     recorder = Recorder()
     async with AsyncExitStack() as closing:
-        url = config.engine.url
-        if config.engine.kind == "embedded":
-            child = await asyncio.to_thread(start_embedded, config, say)
-            closing.push_async_callback(asyncio.to_thread, child.stop)
-            url = child.url
+        url, vllm = await closing.enter_async_context(own_engine(config.engine, say))
+        if vllm is not None:
+            await vllm.healthy(say)
         settings = engine_settings(config, url)
         client = OpenAIEngine(settings, observe=recorder.observe)
         closing.push_async_callback(client.aclose)

@@ -17,6 +17,7 @@ from router.logs.recorded import pools_of
 from router.pools import write_pools
 from router.questions import Question
 from server.backends.embedded import EmbeddedEngineError
+from server.backends.launch import LaunchError
 from server.commands import DEMO_POOLS, Clear, config_option, configured, say
 from server.config import Config
 from server.store import reading
@@ -163,7 +164,7 @@ def calibrate(
 async def _cleanly(work: Any) -> None:
     try:
         await work
-    except (EngineError, EmbeddedEngineError, ImportError, OSError, ValueError) as error:
+    except (EngineError, EmbeddedEngineError, LaunchError, ImportError, OSError, ValueError) as error:
         raise Clear(str(error)) from None
 
 
