@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from router.clusters import Place
 from router.courses import Courses, as_stopped
+from router.coverage import most_tokens, widened
 from router.features import Features, extract
 from router.menu import SINGLE, not_offered
 from router.policy import choose
@@ -67,6 +68,11 @@ class Allocator:
             query = replace(query, requested=SINGLE)
         if instead and not any(row.spec == SINGLE and not row.reason for row in rows):
             rows = [row for row in rows if row.spec != SINGLE] + [self._by_the_prior(query, features, SINGLE, load)]
+        limit = self._limit(query)
+        rows = [
+            widened(row, load.widths, most_tokens=most_tokens(row.spec, limit=limit, answers=query.answers))
+            for row in rows
+        ]
         left = query.budget.deadline - now
         stopper = self.predictor.stopper
         place = stopper.place(features) if stopper is not None else None
