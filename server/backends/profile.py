@@ -10,10 +10,29 @@ import httpx
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """The names of an engine's metrics at /metrics that tell its load; None where it has no such metric."""
+
+    running: str | None = None  # gauge: requests (llama.cpp) or sequences (vLLM: each choice is one) in work
+    waiting: str | None = None  # gauge: those that wait for a place
+    kv_cache_usage: str | None = None  # gauge, 0 to 1
+    prefix_queries: str | None = None  # counter: prompt tokens looked up in the prefix cache
+    prefix_hits: str | None = None  # counter: those that were found there
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that the engine has. Empty: nothing to read there."""
+        every = (self.running, self.waiting, self.kv_cache_usage, self.prefix_queries, self.prefix_hits)
+        return tuple(name for name in every if name is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
     """What an engine can do and how it spells it."""
 
     name: str
+    signals: Signals = Signals()  # the metrics that tell its load
+    slots: int | None = None  # sequences in work at once; None where it does not say
     max_n: int = 16  # choices one call may ask for
     models: tuple[str, ...] = ()
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # what it says of each
@@ -32,12 +51,20 @@ class EngineProfile:
 VLLM = EngineProfile(
     name="vllm",
     max_n=64,
+    signals=Signals(
+        running="vllm:num_requests_running",
+        waiting="vllm:num_requests_waiting",
+        kv_cache_usage="vllm:kv_cache_usage_perc",
+        prefix_queries="vllm:prefix_cache_queries_total",
+        prefix_hits="vllm:prefix_cache_hits_total",
+    ),
     stream_options={"include_usage": True, "continuous_usage_stats": True},
     continuation={"continue_final_message": True, "add_generation_prompt": False},
 )
 LLAMA_CPP = EngineProfile(
     name="llama.cpp",
     max_n=1,  # its slots, read from /props
+    signals=Signals(running="llamacpp:requests_processing", waiting="llamacpp:requests_deferred"),
     usage_per_choice=True,
     open_ended=True,
     tell_stop={"verbose": True},
@@ -63,7 +90,8 @@ async def probe(client: httpx.AsyncClient) -> EngineProfile:
         props = await _props(client)
         settings = props.get("default_generation_settings")
         context = _count(cast("dict[str, Any]", settings), "n_ctx") if isinstance(settings, dict) else None
-        profile = replace(profile, max_n=_count(props, "total_slots") or 1)
+        slots = _count(props, "total_slots")
+        profile = replace(profile, max_n=slots or 1, slots=slots)
     return replace(profile, context=context)
 
 

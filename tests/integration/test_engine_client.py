@@ -130,18 +130,22 @@ async def test_vllm_is_recognised_with_its_models_and_context() -> None:
         profile = made.engine.profile
         assert (profile.name, profile.models, profile.context) == ("vllm", ("tiny", "tiny-lora"), 2048)
         assert made.engine.max_n == 64
+        assert profile.slots is None, "vLLM does not say how many sequences it takes at once"
+        assert profile.signals.waiting == "vllm:num_requests_waiting"
 
 
 async def test_llama_cpp_is_recognised_and_its_slots_limit_a_call() -> None:
     async with running(LLAMA_CPP) as engine, client(engine) as made:
         profile = made.engine.profile
         assert (profile.name, profile.models, profile.context) == ("llama.cpp", ("tiny",), 1024)
-        assert made.engine.max_n == 4
+        assert made.engine.max_n == profile.slots == 4
+        assert profile.signals.names == ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
 
 async def test_llama_cpp_behind_something_that_hides_its_settings_is_asked_for_one_choice_a_call() -> None:
     async with running(replace(LLAMA_CPP, props=None)) as engine, client(engine) as made:
         assert (made.engine.profile.name, made.engine.max_n) == ("llama.cpp", 1)
+        assert made.engine.profile.slots is None
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,7 @@ async def test_an_unknown_engine_gets_the_common_denominator() -> None:
     """No context, 16 choices a call, no field that only one engine knows."""
     async with running(PLAIN) as engine, client(engine) as made:
         assert (made.engine.profile.name, made.engine.profile.context, made.engine.max_n) == ("openai", None, 16)
+        assert made.engine.profile.signals.names == ()
         await made.all(n=2, stop=("\n\n",), prefix="So")
         assert set(engine.requests[0].body) == {
             "model", "messages", "stream", "stream_options", "max_tokens", "n", "stop",
