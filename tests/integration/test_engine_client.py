@@ -313,7 +313,7 @@ async def test_an_answer_without_text_says_nothing_about_logprobs() -> None:
 
 @pytest.mark.parametrize("logprobs", [True, False])
 async def test_what_is_set_about_logprobs_holds_whatever_the_engine_sends(logprobs: bool) -> None:
-    async with running(script=mute) as engine, client(engine, logprobs=logprobs) as made:
+    async with running(script=mute) as engine, client(engine, capabilities={"logprobs": logprobs}) as made:
         await made.all(top_logprobs=5)
         assert made.engine.logprobs is logprobs
         engine.script = script_of(words("a b"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.menu import not_offered
+from router.menu import Abilities, not_offered
 from strategies.spec import StrategySpec
 from tests.fakes import ask
 
@@ -46,4 +46,4 @@ def test_what_can_not_work_on_a_query_is_not_offered(spec: str, fields: dict[str
     ],
 )
 def test_without_logprobs_scorers_that_need_them_are_not_offered(spec: str, why: str) -> None:
-    assert not_offered(StrategySpec.parse(spec), ask(), max_candidates=16, logprobs=False) == why
+    assert not_offered(StrategySpec.parse(spec), ask(), max_candidates=16, abilities=Abilities(logprobs=False)) == why

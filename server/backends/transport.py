@@ -1,0 +1,27 @@
+"""Connections to an engine."""
+
+from __future__ import annotations
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+_KEEP_ALIVE = 5.0  # seconds that an unused connection is kept, as httpx itself does
+
+
+def pooled(max_connections: int) -> httpx.AsyncBaseTransport:
+    """One pool of so many connections, over aiohttp."""
+    tls = httpx.create_ssl_context(trust_env=False)
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=_KEEP_ALIVE, ssl=tls)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+
+    return AiohttpTransport(verify=tls, trust_env=False, client=session)
+
+
+def was_connected(error: httpx.HTTPError) -> bool:
+    """The aiohttp transport calls a connection that was lost a ConnectTimeout too; its cause tells."""
+    cause = error.__cause__
+    lost = isinstance(cause, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+    return lost and not isinstance(cause, aiohttp.ClientConnectorError)
