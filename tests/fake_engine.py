@@ -98,11 +98,17 @@ class Dialect:
     keep_alive: bool = True
     max_n: int | None = None
     strict: bool = False  # vLLM's refusals
+    max_stops: int | None = None
     reasoning: str = "reasoning"  # what it calls it
     pages: Mapping[str, Any] = field(default_factory=dict[str, Any])  # further paths to GET: JSON, or text as it is
     structured: bool = True  # keeps to a schema, in the calls of the probe
     top_logprobs: int | None = None  # most alternatives; 0: refuses logprobs
     logprobs_with_tools: bool = True
+
+
+def metrics_page(*names: str) -> str:
+    """What GET /metrics answers, as far as a reader of a few names can tell."""
+    return "".join(f'# TYPE {name} gauge\n{name}{{engine="0"}} 0.0\n' for name in names)
 
 
 VLLM = Dialect(
@@ -111,9 +117,17 @@ VLLM = Dialect(
     running_usage=True,
     stop_reason=True,
     strict=True,
+    max_stops=4,
     pages={
         "/version": {"version": "0.33.0"},
         "/openapi.json": {"paths": {"/tokenize": {}, "/v1/chat/completions": {}}},
+        "/metrics": metrics_page(
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:kv_cache_usage_perc",
+            "vllm:prefix_cache_queries_total",
+            "vllm:prefix_cache_hits_total",
+        ),
     },
 )
 LLAMA_CPP = Dialect(
@@ -128,6 +142,7 @@ LLAMA_CPP = Dialect(
     finish_apart=True,
     max_n=4,
     logprobs_with_tools=False,
+    pages={"/metrics": metrics_page("llamacpp:requests_processing", "llamacpp:requests_deferred")},
 )
 PLAIN = Dialect(owned_by="someone")
 
@@ -553,7 +568,7 @@ class FakeEngine:
     """The server. `acts`: what to do with the next chat requests, one each; then `act`, else the script's stream.
 
     `routes`: what to do with requests to further paths, which are collected in `passed`. The calls by which a gateway
-    finds out what it can do are no requests of a test's own: they are in `trials`, and `trial` is what is done with them.
+    finds out what it can do are no requests of a test's own: they are in `trials`, and `trial` is done with them.
     """
 
     def __init__(
@@ -695,6 +710,10 @@ class FakeEngine:
         if self.dialect.max_n is not None and n > self.dialect.max_n:
             message = f"Field 'n': Value must be between 1 <= value <= {self.dialect.max_n}, but got {n}"
             raise _Refused(400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}})
+        stops = body.get("stop")
+        if self.dialect.max_stops is not None and isinstance(stops, list) and len(stops) > self.dialect.max_stops:
+            message = f"List should have at most {self.dialect.max_stops} items after validation, not {len(stops)}"
+            raise _Refused(400, vllm_error(400, message, param="stop"))
         if body.get("logprobs"):
             most = self.dialect.top_logprobs
             if body.get("tools") and not self.dialect.logprobs_with_tools:
@@ -715,7 +734,7 @@ class FakeEngine:
             raise _Refused(400, vllm_error(400, "continue_final_message needs add_generation_prompt to be false"))
 
     def prompt_of(self, request: Request) -> int:
-        """Tokens of the prompt; of the probe's calls by their words, with the marks of a turn that is not gone on with."""
+        """Tokens of the prompt; in the probe's calls by its words, and with the marks of a turn that has ended."""
         if request not in self.trials:
             return self.prompt_tokens
         said = [message["content"] for message in request.body["messages"] if message["role"] == "assistant"]

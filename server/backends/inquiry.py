@@ -70,7 +70,9 @@ async def _operations(client: httpx.AsyncClient, profile: EngineProfile) -> Fact
         said = (await _read(client, "/server_info?config_format=json")).get("vllm_config")
         scheduler = cast("dict[str, Any]", said).get("scheduler_config") if isinstance(said, dict) else None
         if isinstance(scheduler, dict):
-            facts["slots"] = _count(cast("dict[str, Any]", scheduler), "max_num_seqs")
+            settings = cast("dict[str, Any]", scheduler)
+            facts["slots"] = _count(settings, "max_num_seqs")
+            facts["priority"] = settings.get("policy") == "priority" if "policy" in settings else None
     return facts
 
 

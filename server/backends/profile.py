@@ -104,6 +104,7 @@ VLLM = EngineProfile(
     name="vllm",
     max_n=64,
     names_stop=True,
+    max_stops=4,
     tokenize=True,
     metrics=True,
     signals=Signals(

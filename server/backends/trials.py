@@ -26,7 +26,7 @@ logger = logging.getLogger("apportion")
 REQUEST_ID = "apportion-probe"  # in `x-request-id` of every call made here
 _SAY: Json = {"role": "user", "content": "Say hello."}
 _WORD = "one"
-_STOPS = ("e", "a", "o", "i", " ", "n")  # one of them is soon in every text, whatever the model
+_STOPS = tuple("etaoinshrdlucmf ")  # one of them is soon in every text, whatever the model
 _SCHEMA: Json = {
     "type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False,
 }  # fmt: skip
@@ -128,13 +128,14 @@ def _open(profile: EngineProfile, names: Sequence[str]) -> bool:
 
 
 async def _choices(trier: Trier) -> Facts:
-    """How many one call may ask for, where the table promises little and the engine does not say."""
-    if trier.profile.max_n > _MANY:
-        return {}
+    """How many one call may ask for. Where the table promises many it is vLLM, which makes none of them for this: to
+    ask for several greedily is refused, and to ask for too many before that."""
+    asked = max(_MANY, trier.profile.max_n)
     try:
-        seen = await trier.call(n=_MANY, temperature=1)
+        seen = await trier.call(n=asked, temperature=1 if asked == _MANY else 0)
     except _Refused as refused:
-        return {"max_n": _cap(str(refused), asked=_MANY)}
+        said = str(refused)
+        return {} if "greedy" in said else {"max_n": _cap(said, asked=asked)}
     return {"max_n": max(1, len(seen.choices))}
 
 
@@ -199,11 +200,18 @@ async def _structured_output(trier: Trier) -> Facts:
 
 
 async def _stops(trier: Trier) -> Facts:
+    """How many strings a call may have, and whether the one that ended it is named."""
     most = trier.profile.max_stops
-    seen = await trier.call(max_tokens=4, stop=_STOPS[:most], **trier.profile.tell_stop)
-    if seen.stop_reason in _STOPS:
-        return {"names_stop": True}
-    return {"names_stop": False if seen.finish_reason == "stop" and seen.spoke else None}
+    try:
+        seen = await trier.call(max_tokens=4, stop=_STOPS, **trier.profile.tell_stop)
+        most = None if most is None else max(most, len(_STOPS))
+    except _Refused as refused:
+        most = _cap(str(refused), asked=len(_STOPS)) or most
+        if most is None:
+            return {}
+        seen = await trier.call(max_tokens=4, stop=_STOPS[:most], **trier.profile.tell_stop)
+    named = True if seen.stop_reason in _STOPS else False if seen.finish_reason == "stop" and seen.spoke else None
+    return {"max_stops": most, "names_stop": named}
 
 
 async def _tokenize(trier: Trier) -> Facts:
@@ -219,7 +227,7 @@ _TRIALS: Sequence[tuple[Sequence[str], Trial]] = (  # what each is about: left o
     (("logprobs", "top_logprobs"), _logprobs),
     (("logprobs_with_tools",), _logprobs_with_tools),
     (("structured_output",), _structured_output),
-    (("names_stop",), _stops),
+    (("max_stops", "names_stop"), _stops),
     (("tokenize",), _tokenize),
 )
 

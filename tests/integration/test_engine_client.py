@@ -447,7 +447,7 @@ async def test_the_url_may_end_in_v1() -> None:
 
 
 async def test_connections_to_vllm_are_kept() -> None:
-    async with running(VLLM) as engine, client(engine) as made:
+    async with running(VLLM) as engine, client(engine, probe_calls="never") as made:
         for _ in range(4):
             await made.all()
         assert engine.connections == 1
