@@ -11,6 +11,7 @@ import httpx
 import orjson
 
 from server.backends.profile import BY_OWNER, OTHER, EngineProfile, Signals
+from server.backends.transport import again_if_stale
 from server.backends.wire import BROKEN
 
 _PATIENCE = 10.0  # seconds; it is asked again, so there is no use in waiting as long as for an answer
@@ -65,15 +66,21 @@ async def _operations(client: httpx.AsyncClient, profile: EngineProfile) -> Fact
     paths = (await _read(client, "/openapi.json")).get("paths")
     if not isinstance(paths, dict):
         return {}
-    facts: dict[str, Any] = {name: f"/{name}" in paths for name in ("tokenize", "pooling", "classify", "score")}
-    if "/server_info" in paths:  # where VLLM_SERVER_DEV_MODE is on
-        said = (await _read(client, "/server_info?config_format=json")).get("vllm_config")
-        scheduler = cast("dict[str, Any]", said).get("scheduler_config") if isinstance(said, dict) else None
-        if isinstance(scheduler, dict):
-            settings = cast("dict[str, Any]", scheduler)
-            facts["slots"] = _count(settings, "max_num_seqs")
-            facts["priority"] = settings.get("policy") == "priority" if "policy" in settings else None
-    return facts
+    return {name: f"/{name}" in paths for name in ("tokenize", "pooling", "classify", "score")}
+
+
+async def _scheduler(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
+    """vLLM's, where VLLM_SERVER_DEV_MODE is on. Takes it seconds when it is asked first."""
+    said = (await _read(client, "/server_info?config_format=json")).get("vllm_config")
+    scheduler = cast("dict[str, Any]", said).get("scheduler_config") if isinstance(said, dict) else None
+    if not isinstance(scheduler, dict):
+        return {}
+    settings = cast("dict[str, Any]", scheduler)
+    policy = settings.get("policy")
+    return {
+        "slots": _count(settings, "max_num_seqs"),
+        "priority": policy == "priority" if isinstance(policy, str) else None,
+    }
 
 
 async def _metrics(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
@@ -102,7 +109,7 @@ def _or_nothing(page: Page) -> Page:
     return read
 
 
-_PAGES: Sequence[Page] = tuple(_or_nothing(page) for page in (_props, _version, _operations, _metrics))
+_PAGES: Sequence[Page] = tuple(_or_nothing(page) for page in (_props, _version, _operations, _metrics, _scheduler))
 
 
 async def _read(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
@@ -117,16 +124,19 @@ async def _read(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 async def _get(client: httpx.AsyncClient, path: str) -> tuple[int, bytes]:
-    raw = bytearray()
-    try:
+    async def ask() -> tuple[int, bytes]:
+        raw = bytearray()
         async with client.stream("GET", path, timeout=_PATIENCE) as response:
             async for chunk in response.aiter_raw():
                 raw += chunk
                 if len(raw) > _MAX_BYTES:
                     raise Wordless(path)
+        return response.status_code, bytes(raw)
+
+    try:
+        return await again_if_stale(ask)
     except BROKEN as error:
         raise Wordless(path) from error
-    return response.status_code, bytes(raw)
 
 
 def _name(value: object) -> str | None:

@@ -120,7 +120,7 @@ class OpenAIEngine:
         settings = self._settings
         ends = time.monotonic() + settings.probe_timeout
         try:
-            told = await identified(self._client, seconds=settings.probe_timeout)
+            told = await identified(self._client, seconds=settings.probe_timeout / 2)
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             raise EngineError(f"the engine answered {status} to {error.request.url.path}", status=503) from error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+T = TypeVar("T")
 _KEEP_ALIVE = 5.0  # seconds that an unused connection is kept, as httpx itself does
 
 
@@ -18,6 +22,16 @@ def pooled(max_connections: int) -> httpx.AsyncBaseTransport:
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     return AiohttpTransport(verify=tls, trust_env=False, client=session)
+
+
+async def again_if_stale(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a second time when the connection was one that the engine had closed meanwhile. Raises what `ask` raises."""
+    try:
+        return await ask()
+    except httpx.HTTPError as error:
+        if not was_connected(error):
+            raise
+    return await ask()
 
 
 def was_connected(error: httpx.HTTPError) -> bool:

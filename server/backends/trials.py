@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -19,6 +20,7 @@ import orjson
 
 from server.backends.inquiry import Facts
 from server.backends.profile import EngineProfile
+from server.backends.transport import again_if_stale
 from server.backends.wire import BROKEN, error_event, events, parsed, refusal
 from strategies.types import EngineError, Json
 
@@ -66,7 +68,7 @@ class Trier:
     seconds: float
 
     async def call(self, *messages: Json, max_tokens: int = 1, **fields: Any) -> _Seen:
-        """Raises EngineError, _Refused, httpx.HTTPError, and what a reply of an unknown shape raises."""
+        """Raises EngineError, _Refused, and what BROKEN names."""
         body = {
             "model": self.model,
             "messages": messages or (_SAY,),
@@ -76,20 +78,22 @@ class Trier:
             "stream_options": dict(self.profile.stream_options),
             **fields,
         }
+        return await again_if_stale(partial(self._call, orjson.dumps(body)))
+
+    async def _call(self, content: bytes) -> _Seen:
         seen = _Seen()
         headers = {"content-type": "application/json", "x-request-id": REQUEST_ID, **self.profile.headers}
-        content = orjson.dumps(body)
         async with self.client.stream("POST", "/v1/chat/completions", content=content, headers=headers) as response:
             if response.status_code != 200:
-                error = await refusal(response)
-                raise _Refused(str(error)) if response.status_code in _REFUSED else error
-            patience = self.seconds
-            read = events(response, first_token_timeout=patience, idle_timeout=patience)
-            async with aclosing(read):
+                raise _refused(await refusal(response))
+            async with aclosing(events(response, first_token_timeout=self.seconds, idle_timeout=self.seconds)) as read:
                 async for event in read:
-                    if event.get("error"):
-                        raise error_event(event)
-                    _see(seen, event)
+                    if event.get("error"):  # vLLM checks some limits only when the stream has begun
+                        raise _refused(error_event(event), spoke=seen.spoke)
+                    try:
+                        _see(seen, event)
+                    except (AttributeError, KeyError, TypeError, ValueError) as error:
+                        raise EngineError("the engine sent an event of an unknown shape") from error
         return seen
 
 
@@ -243,6 +247,10 @@ def _see(seen: _Seen, event: Mapping[str, Any]) -> None:
             seen.alternatives = len(delta.logprob_content[0].get("top_logprobs") or ())
         seen.finish_reason = delta.finish_reason or seen.finish_reason
         seen.stop_reason = delta.stop_reason or seen.stop_reason
+
+
+def _refused(error: EngineError, *, spoke: bool = False) -> Exception:
+    return _Refused(str(error)) if error.status in _REFUSED and not spoke else error
 
 
 def _cap(message: str, *, asked: int) -> int | None:
