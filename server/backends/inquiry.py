@@ -127,7 +127,7 @@ async def _get(client: httpx.AsyncClient, path: str) -> tuple[int, bytes]:
     async def ask() -> tuple[int, bytes]:
         raw = bytearray()
         async with client.stream("GET", path, timeout=_PATIENCE) as response:
-            async for chunk in response.aiter_raw():
+            async for chunk in response.aiter_bytes():
                 raw += chunk
                 if len(raw) > _MAX_BYTES:
                     raise Wordless(path)

@@ -139,7 +139,7 @@ async def _choices(trier: Trier) -> Facts:
         seen = await trier.call(n=asked, temperature=1 if asked == _MANY else 0)
     except _Refused as refused:
         said = str(refused)
-        return {} if "greedy" in said else {"max_n": _cap(said, asked=asked)}
+        return {} if "greedy" in said else {"max_n": limit_in(said, asked=asked)}
     return {"max_n": max(1, len(seen.choices))}
 
 
@@ -173,7 +173,7 @@ async def _logprobs(trier: Trier) -> Facts:
     try:
         seen = await trier.call(logprobs=True, top_logprobs=asked)
     except _Refused as refused:
-        asked = _cap(str(refused), asked=asked)
+        asked = limit_in(str(refused), asked=asked)
         if not asked:
             return {"logprobs": False}
         try:
@@ -210,7 +210,7 @@ async def _stops(trier: Trier) -> Facts:
         seen = await trier.call(max_tokens=4, stop=_STOPS, **trier.profile.tell_stop)
         most = None if most is None else max(most, len(_STOPS))
     except _Refused as refused:
-        most = _cap(str(refused), asked=len(_STOPS)) or most
+        most = limit_in(str(refused), asked=len(_STOPS)) or most
         if most is None:
             return {}
         seen = await trier.call(max_tokens=4, stop=_STOPS[:most], **trier.profile.tell_stop)
@@ -253,7 +253,7 @@ def _refused(error: EngineError, *, spoke: bool = False) -> Exception:
     return _Refused(str(error)) if error.status in _REFUSED and not spoke else error
 
 
-def _cap(message: str, *, asked: int) -> int | None:
+def limit_in(message: str, *, asked: int) -> int | None:
     """The limit in an engine's refusal, such as "must be between 1 <= value <= 4, but got 16"."""
     numbers = [int(digits) for digits in re.findall(r"\d{1,6}", message)]
     return max((number for number in numbers if 0 < number < asked), default=None)

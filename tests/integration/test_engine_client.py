@@ -143,7 +143,8 @@ async def test_llama_cpp_is_recognised_and_its_slots_limit_a_call() -> None:
 
 
 async def test_llama_cpp_behind_something_that_hides_its_settings_is_asked_for_one_choice_a_call() -> None:
-    async with running(replace(LLAMA_CPP, props=None)) as engine, client(engine) as made:
+    """Where it may not be tried."""
+    async with running(replace(LLAMA_CPP, props=None)) as engine, client(engine, probe_calls="never") as made:
         assert (made.engine.profile.name, made.engine.max_n) == ("llama.cpp", 1)
         assert made.engine.profile.slots is None
 
@@ -159,7 +160,7 @@ async def test_llama_cpp_behind_something_that_hides_its_settings_is_asked_for_o
 )
 async def test_a_context_that_is_no_number_is_not_known(dialect: Dialect) -> None:
     """Later it is calculated with; and the asking must not end with an error that nobody sees."""
-    async with running(dialect) as engine, client(engine) as made:
+    async with running(dialect) as engine, client(engine, probe_calls="never") as made:
         assert made.engine.profile.context is None
         assert made.engine.max_n == (1 if dialect.owned_by == "llamacpp" else 64)
 
