@@ -27,7 +27,7 @@ CAN_ALL = Abilities()
 def lacking(spec: StrategySpec, abilities: Abilities, *, tools: bool = False) -> str:
     """What the engine lacks for this entry; empty when it has it all. tools: whether the query has any."""
     if spec.method == "beam_search" and not abilities.continuation:
-        return "beam_search goes on with what the assistant has said, which the engine does not"
+        return "beam_search needs the assistant's text continued, which the engine does not do"
     scorer = SCORERS.get(spec.scorer or "")
     needs = scorer.needs_top_logprobs if scorer is not None else None
     if needs is None:

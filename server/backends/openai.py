@@ -101,6 +101,10 @@ class OpenAIEngine:
         return self.profile.logprobs
 
     @property
+    def logprobs_with_tools(self) -> bool:
+        return self.profile.logprobs_with_tools
+
+    @property
     def abilities(self) -> Abilities:
         """What entries of the menu may need of it."""
         profile = self.profile

@@ -161,9 +161,10 @@ async def _continuation(trier: Trier) -> Facts:
     try:
         if profile.continued_by:
             return {"continuation": await length(2) < await length(2, {})}
-        marks = await length(2) - await length(0) - 2 * (await length(8) - await length(2)) / 6
+        none, short, long = await length(0), await length(2), await length(8)
     except _Refused:
         return {"continuation": False}
+    marks = short - none - 2 * (long - short) / 6
     return {"continuation": True if marks < 0.5 else False if marks > 1.5 else None}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.api.status import Readiness
 from server.backends.openai import EngineSettings, OpenAIEngine
 from server.backends.profile import CAPABILITIES, EngineProfile, Signals
 from server.backends.trials import REQUEST_ID
@@ -323,11 +324,11 @@ async def test_ready_and_one_line_of_the_log_say_what_is_off_the_menu_and_why(ca
         serving(engine.url, menu=menu) as served,
     ):
         body = (await served.client.get("/ready")).json()
-        assert body["status"] == "ok"
+        Readiness.model_validate(body, strict=True, extra="forbid")
         assert list(body["engine"]["capabilities"]) == list(CAPABILITIES)
         assert body["engine"]["capabilities"]["continuation"] == {"value": False, "known_from": "seen"}
         certain = "self_certainty needs logprobs of 5 alternatives, and the engine returns 3"
-        beams = "beam_search goes on with what the assistant has said, which the engine does not"
+        beams = "beam_search needs the assistant's text continued, which the engine does not do"
         assert body["off"] == [
             {"strategy": "best_of_n@4:self_certainty", "reason": certain},
             {"strategy": "beam_search@2x2", "reason": beams},

@@ -24,7 +24,7 @@ from server.calibration.plan import Estimate, Plan, Progress
 from server.calibration.verifier import Verifier
 from server.calibration.workers import Lost, Workers
 from strategies.types import EngineError
-from tests.fake_engine import VLLM, FakeEngine, refuses, running, streams, until, within, words
+from tests.fake_engine import LLAMA_CPP, VLLM, FakeEngine, refuses, running, streams, until, within, words
 from tests.fakes import menu_of
 from tests.recordings import COST, Beside, Script, asked, calibrating, question, sizes, untimed
 
@@ -99,6 +99,17 @@ async def test_what_the_request_asks_for_reaches_the_engine(out: Path) -> None:
     assert body["response_format"] == {"type": "json_object"}
     assert body["temperature"] == 0.6
     assert body["max_tokens"] == 10
+
+
+async def test_an_engine_that_returns_no_logprobs_with_tools_is_not_asked_for_them(out: Path) -> None:
+    """llama.cpp would refuse the call."""
+    tool = {"type": "function", "function": {"name": "add"}}
+    questions = [question("a", tools=(tool,), verifier="agreement"), question("b")]
+    async with running(LLAMA_CPP, Script()) as server:
+        pools = await recorded(server, questions, PLAN, out)
+        asked = {bool(request.body.get("tools")): request.body.get("logprobs") for request in server.requests}
+    assert sizes(pools) == {"a": 8, "b": 8}
+    assert asked == {True: None, False: True}
 
 
 async def test_more_samples_go_where_answers_disagree(out: Path) -> None:
