@@ -49,7 +49,7 @@ async def identified(client: httpx.AsyncClient, *, seconds: float) -> EngineProf
 
 async def _props(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
     """llama.cpp's own settings."""
-    props = await _read(client, "/props")
+    props = await _read(client, "/props", profile)
     settings = props.get("default_generation_settings")
     context = _count(cast("dict[str, Any]", settings), "n_ctx") if isinstance(settings, dict) else None
     slots = _count(props, "total_slots")
@@ -58,12 +58,12 @@ async def _props(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
 
 async def _version(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
     """vLLM's."""
-    return {"version": _name((await _read(client, "/version")).get("version"))}
+    return {"version": _name((await _read(client, "/version", profile)).get("version"))}
 
 
 async def _operations(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
     """vLLM's endpoints, of which it lists those that its model and its settings have."""
-    paths = (await _read(client, "/openapi.json")).get("paths")
+    paths = (await _read(client, "/openapi.json", profile)).get("paths")
     if not isinstance(paths, dict):
         return {}
     return {name: f"/{name}" in paths for name in ("tokenize", "pooling", "classify", "score")}
@@ -71,7 +71,7 @@ async def _operations(client: httpx.AsyncClient, profile: EngineProfile) -> Fact
 
 async def _scheduler(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
     """vLLM's, where VLLM_SERVER_DEV_MODE is on. Takes it seconds when it is asked first."""
-    said = (await _read(client, "/server_info?config_format=json")).get("vllm_config")
+    said = (await _read(client, "/server_info?config_format=json", profile)).get("vllm_config")
     scheduler = cast("dict[str, Any]", said).get("scheduler_config") if isinstance(said, dict) else None
     if not isinstance(scheduler, dict):
         return {}
@@ -85,7 +85,7 @@ async def _scheduler(client: httpx.AsyncClient, profile: EngineProfile) -> Facts
 
 async def _metrics(client: httpx.AsyncClient, profile: EngineProfile) -> Facts:
     """Whether it has any, and which of the expected ones are among them."""
-    status, raw = await _get(client, "/metrics")
+    status, raw = await _get(client, "/metrics", profile)
     if status != 200:
         return {"metrics": False, "signals": Signals()} if status in _REFUSED else {}
     text = raw.decode(errors="replace")
@@ -112,8 +112,8 @@ def _or_nothing(page: Page) -> Page:
 _PAGES: Sequence[Page] = tuple(_or_nothing(page) for page in (_props, _version, _operations, _metrics, _scheduler))
 
 
-async def _read(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
-    status, raw = await _get(client, path)
+async def _read(client: httpx.AsyncClient, path: str, profile: EngineProfile) -> dict[str, Any]:
+    status, raw = await _get(client, path, profile)
     try:
         body = orjson.loads(raw) if status == 200 else None
     except orjson.JSONDecodeError:
@@ -123,10 +123,10 @@ async def _read(client: httpx.AsyncClient, path: str) -> dict[str, Any]:
     return cast("dict[str, Any]", body)
 
 
-async def _get(client: httpx.AsyncClient, path: str) -> tuple[int, bytes]:
+async def _get(client: httpx.AsyncClient, path: str, profile: EngineProfile) -> tuple[int, bytes]:
     async def ask() -> tuple[int, bytes]:
         raw = bytearray()
-        async with client.stream("GET", path, timeout=_PATIENCE) as response:
+        async with client.stream("GET", path, headers=profile.headers, timeout=_PATIENCE) as response:
             async for chunk in response.aiter_bytes():
                 raw += chunk
                 if len(raw) > _MAX_BYTES:

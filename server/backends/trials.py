@@ -222,7 +222,7 @@ async def _stops(trier: Trier) -> Facts:
 async def _tokenize(trier: Trier) -> Facts:
     """No tokens are made for it."""
     body = {trier.profile.tokenized_as: _WORD, "model": trier.model}
-    status = (await trier.client.post("/tokenize", json=body)).status_code
+    status = (await trier.client.post("/tokenize", json=body, headers=trier.profile.headers)).status_code
     return {"tokenize": True if status == 200 else False if status in _REFUSED else None}
 
 

@@ -24,7 +24,7 @@ from server.calibration.plan import Estimate, Plan, Progress
 from server.calibration.verifier import Verifier
 from server.calibration.workers import Lost, Workers
 from strategies.types import EngineError
-from tests.fake_engine import LLAMA_CPP, VLLM, FakeEngine, refuses, running, streams, until, within, words
+from tests.fake_engine import VLLM, FakeEngine, refuses, running, streams, until, within, words
 from tests.fakes import menu_of
 from tests.recordings import COST, Beside, Script, asked, calibrating, question, sizes, untimed
 
@@ -102,10 +102,10 @@ async def test_what_the_request_asks_for_reaches_the_engine(out: Path) -> None:
 
 
 async def test_an_engine_that_returns_no_logprobs_with_tools_is_not_asked_for_them(out: Path) -> None:
-    """llama.cpp would refuse the call."""
+    """llama.cpp refuses such a call."""
     tool = {"type": "function", "function": {"name": "add"}}
     questions = [question("a", tools=(tool,), verifier="agreement"), question("b")]
-    async with running(LLAMA_CPP, Script()) as server:
+    async with running(replace(VLLM, logprobs_with_tools=False), Script()) as server:
         pools = await recorded(server, questions, PLAN, out)
         asked = {bool(request.body.get("tools")): request.body.get("logprobs") for request in server.requests}
     assert sizes(pools) == {"a": 8, "b": 8}
