@@ -9,7 +9,7 @@ from router.clusters import Place
 from router.courses import Courses, as_stopped
 from router.coverage import most_tokens, widened
 from router.features import Features, extract
-from router.menu import SINGLE, not_offered
+from router.menu import CAN_ALL, SINGLE, Abilities, not_offered
 from router.policy import choose
 from router.predictors import Predictor
 from router.scoring import Scoring
@@ -35,7 +35,7 @@ class Allocator:
     fallback: Predictor  # the prior: for strategies that the predictor knows nothing about
     max_candidates: int
     default_max_tokens: int
-    logprobs: Callable[[], bool] = lambda: True  # whether the engine returns them, as far as is known by now
+    abilities: Callable[[], Abilities] = lambda: CAN_ALL  # the engine's, as far as they are known by now
     give_up_below: float = 0.0  # see `router.stopper.Learned`
 
     def explain(
@@ -140,7 +140,7 @@ class Allocator:
         return replace(row, reason=refused) if refused else row
 
     def _refused(self, spec: StrategySpec, query: Query) -> str:
-        return not_offered(spec, query, max_candidates=self.max_candidates, logprobs=self.logprobs())
+        return not_offered(spec, query, max_candidates=self.max_candidates, abilities=self.abilities())
 
 
 def as_run(

@@ -2,7 +2,7 @@
 
 Gibbs & Candes (2021, "Adaptive Conformal Inference Under Distribution Shift"), in the logarithm of the bound: after
 every request its width moves by gain * (missed - share of misses wanted). Whatever the requests do, the share of misses
-over T of them is then off the wanted one by at most (range of the logarithm) / (gain * T), as long as no end of the range
+over T of them is then off the wanted one by at most (range of the logarithm) / (gain * T), while no end of the range
 is reached.
 """
 
