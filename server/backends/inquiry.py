@@ -31,7 +31,7 @@ async def identified(client: httpx.AsyncClient, *, seconds: float) -> EngineProf
     """
     response = await client.get("/v1/models", timeout=_PATIENCE)
     response.raise_for_status()
-    listed = _listed(response.json())
+    listed = _listed(orjson.loads(response.content))
     owners = {str(model.get("owned_by")) for model in listed}
     profile = next((known for owner, known in BY_OWNER.items() if owner in owners), OTHER)
     cards = {str(model["id"]): _card(model) for model in listed if "id" in model}
