@@ -2,13 +2,13 @@
 
     python -m benchmarks.latency --url http://127.0.0.1:8000 --engine-url http://127.0.0.1:8001 --seconds 60
 
-Against a running gateway and its engine. Clients that each ask one question after the other: first 1, then 4, then 16 of
-them; then 4 again while a second tenant, with 8 clients of its own, asks the engine directly. What each request was
-predicted to take, and the bound that it was to stay within, stand in its response; what it took is the client's own time.
+Against a running gateway and its engine. Clients that each ask one question after the other: first 1, then 4, then 16
+of them; then 4 again while a second tenant, with 8 clients of its own, asks the engine directly. What each request was
+predicted to take, and the bound that it was to stay within, stand in its response; what it took is the client's time.
 
-Shown for each phase, over all of its requests (the first among them, in which the gateway learns of the change):
-the median of |predicted / actual - 1| for seconds, and the share within the upper bound, which is to be 90 %, for seconds
-and for tokens. A request that was cut at its deadline counts as past its bound.
+Shown for each phase, over all of its requests (the first among them, in which the gateway learns of the change): the
+median of |predicted / actual - 1| for seconds, and the share within the upper bound, which is to be 90 %, for seconds and
+for tokens. A request that was cut at its deadline counts as past its bound.
 """
 
 from __future__ import annotations
