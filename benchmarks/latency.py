@@ -7,7 +7,7 @@ of them; then 4 again while a second tenant, with 8 clients of its own, asks the
 predicted to take, and the bound that it was to stay within, stand in its response; what it took is the client's time.
 
 Shown for each phase, over all of its requests (the first among them, in which the gateway learns of the change): the
-median of |predicted / actual - 1| for seconds, and the share within the upper bound, which is to be 90 %, for seconds and
+median of |predicted / actual - 1| for seconds, and the share within the upper bound, to be 90 %, for seconds and
 for tokens. A request that was cut at its deadline counts as past its bound.
 """
 
