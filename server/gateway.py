@@ -113,7 +113,7 @@ class Gateway:
     @property
     def off_the_menu(self) -> Mapping[StrategySpec, str]:
         """The configured strategies that the engine can't do, whatever the query, and why."""
-        config, abilities = self.config, self.engine.abilities
+        config, abilities = self.config, self.engine.profile.abilities
         specs = dict.fromkeys([*config.menu, *(s for profile in config.profiles.values() for s in profile.menu or ())])
         return {spec: why for spec in specs if (why := lacking(spec, abilities))}
 
@@ -185,7 +185,7 @@ async def _running(config: Config, predictor: Predictor, url: str) -> AsyncGener
         fallback=Prior(step_tokens=config.strategies.beam_step_tokens),
         max_candidates=config.budgets.max_candidates,
         default_max_tokens=config.budgets.max_tokens_per_candidate,
-        abilities=lambda: engine.abilities,
+        abilities=lambda: engine.profile.abilities,
         give_up_below=config.allocator.give_up_below,
     )
     scorers = build(config.scorers, engine)

@@ -18,7 +18,6 @@ import httpx
 import orjson
 import stamina
 
-from router.menu import Abilities
 from server.backends.calls import CallStats, Meter
 from server.backends.inquiry import identified
 from server.backends.load import EngineLoad
@@ -106,17 +105,6 @@ class OpenAIEngine:
     @property
     def logprobs_with_tools(self) -> bool:
         return self.profile.logprobs_with_tools
-
-    @property
-    def abilities(self) -> Abilities:
-        """What entries of the menu may need of it."""
-        profile = self.profile
-        return Abilities(
-            continuation=profile.continuation,
-            logprobs=profile.logprobs,
-            logprobs_with_tools=profile.logprobs_with_tools,
-            top_logprobs=profile.top_logprobs,
-        )
 
     async def probe(self) -> EngineProfile:
         """Find out what the engine can do: what it says, and what small calls show, unless it is the one it was.

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from router.menu import Abilities
+
 Known = Literal["told", "seen", "assumed", "configured"]  # by the engine, by a call, by the table, by the operator
 
 
@@ -85,6 +87,16 @@ class EngineProfile:
             return self
         sources = {name: source for name in new if name in CAPABILITIES}
         return replace(self, **new, known_from={**self.known_from, **sources})
+
+    @property
+    def abilities(self) -> Abilities:
+        """What entries of the menu may need of it."""
+        return Abilities(
+            continuation=self.continuation,
+            logprobs=self.logprobs,
+            logprobs_with_tools=self.logprobs_with_tools,
+            top_logprobs=self.top_logprobs,
+        )
 
     def same_engine(self, other: EngineProfile) -> bool:
         """Whether both say the same of themselves, but for the time at which they were asked."""
