@@ -1,4 +1,7 @@
-"""Upper bounds that keep their promise while the load drifts: adaptive conformal inference.
+"""What whole requests came to, against what they were predicted to: seconds without a bias, and upper bounds that keep
+their promise while the load drifts.
+
+The bounds are kept by adaptive conformal inference:
 
 Gibbs & Candes (2021, "Adaptive Conformal Inference Under Distribution Shift"), in the logarithm of the bound: after
 every request its width moves by gain * (missed - share of misses wanted). Whatever the requests do, the share of misses
@@ -17,14 +20,17 @@ from strategies.types import Prediction
 
 _NARROWEST, _WIDEST = 0.5, 20.0
 _GAIN = 0.15
+_BIAS_GAIN, _SURPRISE = 0.1, 0.7  # of the logarithm of actual / predicted, which counts as so much at most
+_LEAST_BIAS, _MOST_BIAS = 0.2, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """Factors on the upper bounds."""
+    """Factors on predictions."""
 
-    tokens: float = 1.0
-    seconds: float = 1.0
+    tokens: float = 1.0  # on the upper bound
+    seconds: float = 1.0  # on the upper bound
+    expected_seconds: float = 1.0
 
 
 class _Bound:
@@ -41,27 +47,61 @@ class _Bound:
         self._log = min(max(self._log, log(_NARROWEST)), log(_WIDEST))
 
 
+class _Bias:
+    """Moves a little with every request, and no more with one that took very long than with one that took double."""
+
+    def __init__(self) -> None:
+        self._log = 0.0
+        self._seen = 0
+
+    @property
+    def factor(self) -> float:
+        return exp(self._log)
+
+    def observe(self, *, predicted: float, actual: float) -> None:
+        """predicted: with the factor in it."""
+        if predicted <= 0 or actual <= 0:
+            return
+        error = min(max(log(actual / predicted), -_SURPRISE), _SURPRISE)
+        self._log += max(_BIAS_GAIN, 1 / (self._seen + 2)) * error
+        self._log = min(max(self._log, log(_LEAST_BIAS)), log(_MOST_BIAS))
+        self._seen += 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Method:
+    tokens: _Bound
+    seconds: _Bound
+    bias: _Bias
+
+
 @dataclass(slots=True)
 class Coverage:
     """Of whole requests, apart for every method: a vote that stops early leaves its bounds wide, best-of-N does not."""
 
     level: float  # share of requests within their bounds
-    _bounds: dict[str, tuple[_Bound, _Bound]] = field(default_factory=dict[str, tuple[_Bound, _Bound]])
+    _methods: dict[str, _Method] = field(default_factory=dict[str, _Method])
 
     def widths(self) -> Mapping[str, Widths]:
         """By method, of which there are a few."""
         return {
-            method: Widths(tokens=tokens.factor, seconds=seconds.factor)
-            for method, (tokens, seconds) in self._bounds.items()
+            name: Widths(
+                tokens=method.tokens.factor, seconds=method.seconds.factor, expected_seconds=method.bias.factor
+            )
+            for name, method in self._methods.items()
         }
 
     def observe(self, row: Prediction, *, tokens: float | None, seconds: float | None) -> None:
-        """row: as it was predicted, widths included. What it came to; None: it was cut before it could tell."""
-        bounds = self._bounds.setdefault(row.spec.method, (_Bound(self.level), _Bound(self.level)))
+        """row: as it was predicted, factors included. What it came to; None: it was cut before it could tell."""
+        method = self._methods.get(row.spec.method)
+        if method is None:
+            method = _Method(tokens=_Bound(self.level), seconds=_Bound(self.level), bias=_Bias())
+            self._methods[row.spec.method] = method
         if tokens is not None:
-            bounds[0].observe(missed=tokens > row.tokens_upper)
+            method.tokens.observe(missed=tokens > row.tokens_upper)
         if seconds is not None:
-            bounds[1].observe(missed=seconds > row.seconds_upper)
+            method.seconds.observe(missed=seconds > row.seconds_upper)
+            method.bias.observe(predicted=row.seconds, actual=seconds)
 
 
 def widened(row: Prediction, widths: Mapping[str, Widths], *, most_tokens: float) -> Prediction:
@@ -69,10 +109,12 @@ def widened(row: Prediction, widths: Mapping[str, Widths], *, most_tokens: float
     by = widths.get(row.spec.method)
     if by is None or row.reason:
         return row
+    seconds = row.seconds * by.expected_seconds
     return replace(
         row,
         tokens_upper=max(row.tokens, min(row.tokens_upper * by.tokens, most_tokens)),
-        seconds_upper=max(row.seconds, row.seconds_upper * by.seconds),
+        seconds=seconds,
+        seconds_upper=max(seconds, row.seconds_upper * by.seconds),
     )
 
 

@@ -56,6 +56,24 @@ def test_tokens_are_covered_likewise() -> None:
     assert missed / 3000 == pytest.approx(1 - LEVEL, abs=0.02)
 
 
+@pytest.mark.parametrize("factor", [0.4, 1.0, 3.0])
+def test_expected_seconds_lose_their_bias(factor: float) -> None:
+    chance, coverage = random.Random(3), Coverage(LEVEL)
+    rows: list[float] = []
+    for _ in range(200):
+        row = widened(ROW, coverage.widths(), most_tokens=1e9)
+        rows.append(row.seconds)
+        coverage.observe(row, tokens=None, seconds=factor * chance.lognormvariate(0.0, 0.5))
+    assert sum(rows[50:]) / 150 == pytest.approx(factor, rel=0.15)
+
+
+def test_one_that_never_ended_moves_them_little() -> None:
+    coverage = Coverage(LEVEL)
+    for seconds in [1.0] * 30 + [float("inf")]:
+        coverage.observe(widened(ROW, coverage.widths(), most_tokens=1e9), tokens=None, seconds=seconds)
+    assert coverage.widths()["best_of_n"].expected_seconds < 1.1
+
+
 def test_methods_are_apart() -> None:
     coverage = Coverage(LEVEL)
     for _ in range(50):
