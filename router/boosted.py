@@ -128,7 +128,9 @@ class SpeedModel:
 
     def speeds(self, calls: Sequence[tuple[float, int, int]]) -> list[Speed]:
         """One a call. calls: prompt tokens, sequences already running, sequences added. More sequences than one call
-        had are several calls at once, so the others are company: a tree would answer for 16 what it knows of 8."""
+        had are several calls at once, so the others are company: a tree would answer for 16 what it knows of 8. Where
+        there are more in all than twice a call's, time goes with their number: a tree would answer for 200 what it
+        knows of 16, and an engine would seem to have room where it has none."""
         others = [max(0, added - self.widest) for _, _, added in calls]
         rows = np.array(
             [
@@ -138,7 +140,11 @@ class SpeedModel:
             dtype=float,
         )
         first, each = predict(self.first_token, rows), predict(self.per_token, rows)
-        return [Speed(first_token=exp(a), per_token=exp(b)) for a, b in zip(first, each, strict=True)]
+        crowded = [max(1.0, (running + added) / (2 * self.widest)) for _, running, added in calls]
+        return [
+            Speed(first_token=exp(a) * crowd, per_token=exp(b) * crowd)
+            for a, b, crowd in zip(first, each, crowded, strict=True)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from strategies.spec import StrategySpec
+from strategies.types import Prediction
 from tests.fake_engine import VLLM, metrics_page, running, until
 from tests.fakes import ask
 from tests.serving import Served, serving
@@ -74,14 +76,17 @@ async def test_an_engine_without_such_metrics_is_not_asked_for_them() -> None:
 async def test_requests_that_miss_their_bounds_widen_them_for_the_next() -> None:
     """What they took is made up: the scripted engine answers in no time."""
     async with running(VLLM) as engine, serving(engine.url) as served:
-        before = await _upper(served)
+        pipeline = served.gateway.pipeline
+        first = _row(served)
         for _ in range(10):
-            _, allocation = served.gateway.pipeline.allocate(ask(), running=0)
-            row = next(row for row in allocation.predictions if row.spec.method == "best_of_n")
-            served.gateway.pipeline.coverage.observe(row, tokens=None, seconds=10 * row.seconds_upper)
-        assert await _upper(served) > 2 * before
+            row = _row(served)
+            pipeline.coverage.observe(row, tokens=None, seconds=3 * row.seconds_upper)
+        assert _row(served).seconds_upper > 2 * first.seconds_upper
+        told = (await served.chat("best_of_n@4")).json()["apportion"]["predicted"]
+        assert told["seconds_upper"] > 2 * first.seconds_upper
 
 
-async def _upper(served: Served) -> float:
-    response = await served.chat("best_of_n@4")
-    return response.json()["apportion"]["predicted"]["seconds_upper"]
+def _row(served: Served) -> Prediction:
+    _, allocation = served.gateway.pipeline.allocate(ask(requested=StrategySpec.parse("best_of_n@4")), running=0)
+    assert allocation.chosen is not None
+    return allocation.chosen
