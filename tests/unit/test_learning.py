@@ -104,6 +104,13 @@ def test_company_and_more_sequences_than_a_call_ever_had_are_slower(trained: Tra
     assert seconds(0, 16) == seconds(8, 8)
 
 
+def test_more_sequences_than_were_recorded_take_longer_in_proportion(trained: Trained) -> None:
+    """Trees alone would say of 400 what they know of 16."""
+    some, many = (trained.model.speed(50, running, 1) for running in (99, 399))
+    assert many.per_token == pytest.approx(4 * some.per_token)
+    assert many.first_token == pytest.approx(4 * some.first_token)
+
+
 def test_a_slower_engine_than_at_training_scales_the_seconds_and_nothing_else(trained: Trained) -> None:
     usual = trained.model.predict(features_of(POOLS[0].question), MENU, Load(), max_tokens=64)
     slow = trained.model.predict(
