@@ -203,7 +203,7 @@ def _because(verdict: Mapping[str, Any] | None) -> str:
 
 def _guard(stop_timeout: float, command: Sequence[str]) -> None:  # pragma: no cover - a process of its own
     for number in (signal.SIGTERM, signal.SIGINT):  # sent to all of a service's processes, they are for the others
-        signal.signal(number, lambda *_: None)  # not SIG_IGN, which vLLM would inherit
+        signal.signal(number, _unmoved)  # not SIG_IGN, which vLLM would inherit
     try:
         child = subprocess.Popen(  # noqa: S603 - the operator's own program
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
@@ -223,6 +223,10 @@ def _guard(stop_timeout: float, command: Sequence[str]) -> None:  # pragma: no c
     reader.join(2.0)
     _tell(status=status, why=before[0] if before else _why(list(last)))
     os._exit(0)  # the other threads are waiting for what does not come
+
+
+def _unmoved(*_: object) -> None:  # pragma: no cover
+    pass
 
 
 def _pass_on(child: subprocess.Popen[bytes], last: deque[str]) -> None:  # pragma: no cover
