@@ -23,9 +23,12 @@ from click.testing import CliRunner
 
 from server.backends.launch import LaunchError, LaunchSettings, launched
 from server.cli import main
-from server.config import ConfigError, load_config
+from server.config import Config, ConfigError, load_config
+from server.gateway import running
+from server.store.database import Unusable
 from tests.conftest import ROOT, free_port
 from tests.fake_engine import until, within
+from tests.serving import NO_ALGEBRA
 
 pytestmark = pytest.mark.anyio
 NO_WAIT: dict[str, Any] = {"start_timeout": 60.0, "stop_timeout": 20.0}
@@ -156,11 +159,26 @@ async def test_one_that_never_answers_is_given_up_and_taken_down(fake: Fake) -> 
         await gone(fake)
 
 
-async def test_one_that_is_taken_down_before_it_runs_never_runs_on(fake: Fake) -> None:
-    async with launched(fake.settings("never")):
-        pass
-    if fake.started:
-        await gone(fake)
+async def test_a_gateway_that_fails_between_start_and_serving_leaves_nothing_behind(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # the driver of the store
+    vllm = {"model": "m", "flags": ("never",), "executable": fake.program}
+    store = {"url": "postgresql://h/d"}
+    config = Config.model_validate({"engine": {"kind": "vllm", "vllm": vllm}, "answers": NO_ALGEBRA, "store": store})
+    with pytest.raises(Unusable):
+        async with running(config, progress=silent):
+            pass
+    assert _naming(fake.program) == []
+
+
+def _naming(program: Path) -> list[str]:
+    """Command lines of running processes that name a program: it, and what watches it."""
+    lines: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            lines.append(path.read_text(errors="replace"))
+    return [line for line in lines if str(program) in line]
 
 
 async def test_a_port_that_is_taken_is_told_before_anything_is_started(fake: Fake) -> None:
