@@ -34,7 +34,20 @@ def main() -> None:
     """
 
 
-@main.command()
+class _Serve(click.Command):
+    """Knows where the flags belong that it doesn't know."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        launching = any(arg.partition("=")[0] == "--launch" for arg in args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if not launching:
+                raise
+            raise click.UsageError(f"no option {error.option_name}: vLLM's own flags go behind --", ctx) from None
+
+
+@main.command(cls=_Serve)
 @config_option
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on.")

@@ -1,8 +1,12 @@
 """vLLM as a child of the gateway: `apportion serve --launch vllm --model NAME [-- vLLM's own flags]`.
 
 Between the two stands a guard, a small process of this module. It ends vLLM when its standard input closes, so that
-vLLM never outlives the gateway, however that ends; and when vLLM ends by itself, it says how. Neither is started again:
-what keeps services running (systemd, Kubernetes) sees one process, and its exit status.
+vLLM never outlives the gateway, however that ends; and when vLLM ends by itself, it says how. A guard that is lost is
+the gateway's to clear up after. Nothing is started again: what keeps services running (systemd, Kubernetes) sees one
+process, and its exit status.
+
+The guard says two lines of JSON: {"group": the id of vLLM's process group}, and at the end {"status": exit status, or a
+signal's number below zero; "why": a line of vLLM's log}.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -62,41 +66,39 @@ class Launched:
         self._guard = guard
         self._settings = settings
         self._healthy = False
+        self._group: int | None = None
+        self._verdict = asyncio.ensure_future(self._heard())
 
     async def healthy(self, progress: Callable[[str], None]) -> None:
-        """Returns when it answers. Raises LaunchError when it ends before, or takes too long."""
+        """Returns when it answers. Raises LaunchError when it ends before, or takes too long: then it is taken down."""
         started = time.monotonic()
-        ended = asyncio.ensure_future(self.ended())
-        try:
-            async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=5.0) as client:
-                told = started
-                while not await _answers(client):
-                    if (now := time.monotonic()) - started > self._settings.start_timeout:
-                        raise LaunchError(
-                            f"vLLM was not healthy after {self._settings.start_timeout:.0f} s "
-                            "(engine.vllm.start_timeout_seconds)"
-                        )
-                    if now - told >= _TELL_EVERY:
-                        told = now
-                        progress(f"vLLM is starting: {now - started:.0f} s")
-                    await asyncio.wait([ended], timeout=_POLL)
-                    if ended.done():
-                        ended.result()
-            self._healthy = True
-            progress(f"vLLM is healthy after {time.monotonic() - started:.0f} s")
-        finally:
-            ended.cancel()
-            await asyncio.gather(ended, return_exceptions=True)
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=5.0) as client:
+            told = started
+            while not await _answers(client):
+                if (now := time.monotonic()) - started > self._settings.start_timeout:
+                    raise await self._given_up()
+                if now - told >= _TELL_EVERY:
+                    told = now
+                    progress(f"vLLM is starting: {now - started:.0f} s")
+                await asyncio.wait([self._verdict], timeout=_POLL)
+                if self._verdict.done():
+                    await self.ended()
+        self._healthy = True
+        progress(f"vLLM is healthy after {time.monotonic() - started:.0f} s")
 
     async def ended(self) -> NoReturn:
         """Waits until it ends by itself. Raises LaunchError with how."""
-        assert self._guard.stdout is not None  # noqa: S101 - tells the type checker what PIPE means
-        said = await self._guard.stdout.readline()
-        raise LaunchError(_verdict(said, while_starting=not self._healthy))
+        verdict = await asyncio.shield(self._verdict)
+        when = "" if self._healthy else " while starting"
+        if verdict is None:
+            raise LaunchError(f"vLLM was lost{when}: what watched it has ended")
+        status = verdict["status"]
+        how = f"by signal {-status}" if status < 0 else f"with exit status {status}"
+        raise LaunchError(f"vLLM ended{when} {how}{_because(verdict)}")
 
     async def stop(self) -> None:
         """End it, with all its processes, and wait for that."""
-        assert self._guard.stdin is not None  # noqa: S101
+        assert self._guard.stdin is not None  # noqa: S101 - tells the type checker what PIPE means
         self._guard.stdin.close()
         try:
             async with asyncio.timeout(self._settings.stop_timeout + _MARGIN):
@@ -105,13 +107,31 @@ class Launched:
             with contextlib.suppress(ProcessLookupError):
                 self._guard.kill()
             await self._guard.wait()
+        if await asyncio.shield(self._verdict) is None and self._group is not None:
+            _kill_group(self._group)  # the guard is gone without having seen to it
+
+    async def _given_up(self) -> LaunchError:
+        await self.stop()
+        seconds = f"{self._settings.start_timeout:.0f} s (engine.vllm.start_timeout_seconds)"
+        return LaunchError(f"vLLM was not healthy after {seconds}{_because(await asyncio.shield(self._verdict))}")
+
+    async def _heard(self) -> dict[str, Any] | None:
+        """How vLLM ended, when it has. None: the guard ended first."""
+        assert self._guard.stdout is not None  # noqa: S101
+        async for line in self._guard.stdout:
+            with contextlib.suppress(ValueError):  # a line cut short is the guard's last
+                said: dict[str, Any] = json.loads(line)
+                if "status" in said:
+                    return said
+                self._group = said["group"]
+        return None
 
 
 @contextlib.asynccontextmanager
 async def launched(settings: LaunchSettings) -> AsyncGenerator[Launched]:
     """Starts it, without waiting until it is healthy, and takes it down. Raises LaunchError."""
     program = _executable(settings.executable)
-    port = settings.port or _free_port()
+    port = _port(settings.port)
     command = [
         program, "serve", settings.model, "--host", "127.0.0.1", "--port", str(port), *settings.flags,
     ]  # fmt: skip
@@ -153,9 +173,17 @@ def _executable(given: Path | None) -> str:
     return found
 
 
-def _free_port() -> int:
+def _port(wanted: int) -> int:
+    """The wanted one; 0: any free one. Raises LaunchError when it is taken: what has it would be taken for vLLM."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was in use a moment ago will do
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError as error:
+            raise LaunchError(
+                f"vLLM can't listen on 127.0.0.1:{wanted} ({error.strerror}): "
+                "choose another with engine.vllm.port or stop what uses it"
+            ) from None
         return int(probe.getsockname()[1])
 
 
@@ -166,39 +194,39 @@ async def _answers(client: httpx.AsyncClient) -> bool:
         return False
 
 
-def _verdict(said: bytes, *, while_starting: bool) -> str:
-    when = " while starting" if while_starting else ""
-    try:
-        verdict: dict[str, Any] = json.loads(said)
-    except ValueError:
-        return f"vLLM was lost{when}: what watched it has ended"
-    status = verdict["status"]
-    how = f"by signal {-status}" if status < 0 else f"with exit status {status}"
-    why = f": {verdict['why']}" if verdict["why"] else ""
-    return f"vLLM ended{when} {how}{why}"
+def _because(verdict: Mapping[str, Any] | None) -> str:
+    return f": {verdict['why']}" if verdict and verdict["why"] else ""
 
 
 # --- the guard, in a process of its own
 
 
 def _guard(stop_timeout: float, command: Sequence[str]) -> None:  # pragma: no cover - a process of its own
+    for number in (signal.SIGTERM, signal.SIGINT):  # sent to all of a service's processes, they are for the others
+        signal.signal(number, _unmoved)  # not SIG_IGN, which vLLM would inherit
     try:
         child = subprocess.Popen(  # noqa: S603 - the operator's own program
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
     except OSError as error:
-        _tell(127, str(error))
+        _tell(status=127, why=str(error))
         return
+    _tell(group=child.pid)
     last: deque[str] = deque(maxlen=_LAST)
+    before: list[str] = []  # why, as it was when it was told to end
     reader = threading.Thread(target=_pass_on, args=(child, last), daemon=True)
     reader.start()
-    threading.Thread(target=_stop_when_alone, args=(child, stop_timeout), daemon=True).start()
+    threading.Thread(target=_stop_when_alone, args=(child, stop_timeout, last, before), daemon=True).start()
     status = child.wait()
     _kill_group(child.pid)  # what it may have left behind
     _await_group(child.pid)
     reader.join(2.0)
-    _tell(status, _why(last))
+    _tell(status=status, why=before[0] if before else _why(list(last)))
     os._exit(0)  # the other threads are waiting for what does not come
+
+
+def _unmoved(*_: object) -> None:  # pragma: no cover
+    pass
 
 
 def _pass_on(child: subprocess.Popen[bytes], last: deque[str]) -> None:  # pragma: no cover
@@ -210,8 +238,11 @@ def _pass_on(child: subprocess.Popen[bytes], last: deque[str]) -> None:  # pragm
             sys.stderr.buffer.flush()
 
 
-def _stop_when_alone(child: subprocess.Popen[bytes], stop_timeout: float) -> None:  # pragma: no cover
+def _stop_when_alone(
+    child: subprocess.Popen[bytes], stop_timeout: float, last: deque[str], before: list[str]
+) -> None:  # pragma: no cover
     sys.stdin.buffer.read()  # until the gateway closes it or dies
+    before.append(_why(list(last)))
     child.terminate()
     try:
         child.wait(stop_timeout)
@@ -240,9 +271,9 @@ def _why(last: Sequence[str]) -> str:  # pragma: no cover
     return (telling or lines or [""])[-1][:400]
 
 
-def _tell(status: int, why: str) -> None:  # pragma: no cover
+def _tell(**said: Any) -> None:  # pragma: no cover
     with contextlib.suppress(OSError):
-        sys.stdout.write(json.dumps({"status": status, "why": why}) + "\n")
+        sys.stdout.write(json.dumps(said) + "\n")
         sys.stdout.flush()
 
 

@@ -14,15 +14,21 @@ _OURS = {
     "--port": "set engine.vllm.port",
     "--uds": "it listens on loopback",
     "--api-key": "set engine.api_key, which others on the machine do not see",
+    "--model": "set engine.vllm.model",
+    "--headless": "the gateway needs its API",
+    "--grpc": "the gateway speaks HTTP to it",
+    "--ssl-keyfile": "on loopback it is spoken to without TLS",
+    "--ssl-certfile": "on loopback it is spoken to without TLS",
 }
 
 
 def _flags(given: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises ValueError for those that are set here."""
+    """Raises ValueError for those that are set here, also where they are shortened, as vLLM accepts them."""
     for flag in given:
         name = flag.partition("=")[0].replace("_", "-")
-        if name in _OURS:
-            raise ValueError(f"{name} is not among vLLM's flags that can be given: {_OURS[name]}")
+        for ours, remedy in _OURS.items():
+            if len(name) > len("--") and ours.startswith(name):
+                raise ValueError(f"{name} is not among vLLM's flags that can be given: {remedy}")
     return given
 
 

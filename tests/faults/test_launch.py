@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -22,9 +23,12 @@ from click.testing import CliRunner
 
 from server.backends.launch import LaunchError, LaunchSettings, launched
 from server.cli import main
-from server.config import ConfigError, load_config
+from server.config import Config, ConfigError, load_config
+from server.gateway import running
+from server.store.database import Unusable
 from tests.conftest import ROOT, free_port
 from tests.fake_engine import until, within
+from tests.serving import NO_ALGEBRA
 
 pytestmark = pytest.mark.anyio
 NO_WAIT: dict[str, Any] = {"start_timeout": 60.0, "stop_timeout": 20.0}
@@ -45,6 +49,7 @@ if mode == "dies":
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if mode == "never":
+    print("INFO loading the weights", flush=True)
     signal.pause()
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -89,6 +94,11 @@ class Fake:
     @property
     def said(self) -> Mapping[str, Any]:
         return json.loads((self.folder / "said").read_text())
+
+    @property
+    def guard(self) -> int:
+        """The process between the gateway and it."""
+        return int(Path(f"/proc/{self.said['pids'][0]}/stat").read_text().rpartition(")")[2].split()[1])
 
     @property
     def alive(self) -> list[int]:
@@ -140,11 +150,47 @@ async def test_one_that_ends_while_starting_says_why(fake: Fake) -> None:
 
 
 async def test_one_that_never_answers_is_given_up_and_taken_down(fake: Fake) -> None:
+    """What it said last before that is told."""
+    log = fake.folder / "log"
     async with launched(fake.settings("never", start_timeout=0.01)) as vllm:
-        with pytest.raises(LaunchError, match="vLLM was not healthy after 0 s"):
+        await until(lambda: b"weights" in log.read_bytes(), "having started")
+        with pytest.raises(LaunchError, match=r"^vLLM was not healthy after 0 s \(.*\): INFO loading the weights$"):
             await within(vllm.healthy(silent))
-        await until(lambda: fake.started, "having started")
-    await gone(fake)
+        await gone(fake)
+
+
+async def test_a_gateway_that_fails_between_start_and_serving_leaves_nothing_behind(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # the driver of the store
+    vllm = {"model": "m", "flags": ("never",), "executable": fake.program}
+    store = {"url": "postgresql://h/d"}
+    config = Config.model_validate({"engine": {"kind": "vllm", "vllm": vllm}, "answers": NO_ALGEBRA, "store": store})
+    with pytest.raises(Unusable):
+        async with running(config, progress=silent):
+            pass
+    assert _naming(fake.program) == []
+
+
+def _naming(program: Path) -> list[str]:
+    """Command lines of running processes that name a program: it, and what watches it."""
+    lines: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            lines.append(path.read_text(errors="replace"))
+    return [line for line in lines if str(program) in line]
+
+
+async def test_a_port_that_is_taken_is_told_before_anything_is_started(fake: Fake) -> None:
+    """Else what listens there would be taken for vLLM."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"^vLLM can't listen on 127\.0\.0\.1:{port} .*engine\.vllm\.port"):
+            async with launched(fake.settings("well", port=port)):
+                pass
+    assert not fake.started
 
 
 async def test_one_that_does_not_want_to_end_is_killed(fake: Fake) -> None:
@@ -169,6 +215,25 @@ async def test_the_gateway_ends_with_it_and_says_how(fake: Fake) -> None:
     await gone(fake)
 
 
+async def test_a_signal_to_all_of_a_service_does_not_lose_it(fake: Fake) -> None:
+    """As systemd does it: what watches vLLM stays until vLLM has ended."""
+    async with gateway(fake, "stubborn", stop_timeout=0.5) as (process, _):
+        os.kill(fake.guard, signal.SIGTERM)
+        os.kill(fake.guard, signal.SIGINT)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 60) == 0
+        assert fake.alive == []
+
+
+async def test_without_what_watches_it_the_gateway_ends_it_and_itself(fake: Fake) -> None:
+    async with gateway(fake, "well") as (process, log):
+        os.kill(fake.guard, signal.SIGKILL)
+        status = await asyncio.to_thread(process.wait, 60)
+    assert status == 1
+    assert "apportion: vLLM was lost: what watched it has ended" in log()
+    await gone(fake)
+
+
 async def test_told_to_stop_the_gateway_takes_it_down(fake: Fake) -> None:
     async with gateway(fake, "well") as (process, log):
         process.terminate()
@@ -187,7 +252,7 @@ async def test_interrupted_while_it_starts_the_gateway_takes_it_down(fake: Fake)
 
 @contextlib.asynccontextmanager
 async def gateway(
-    fake: Fake, mode: str, *, ready: bool = True
+    fake: Fake, mode: str, *, ready: bool = True, stop_timeout: float = 20.0
 ) -> AsyncGenerator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
     """`apportion serve --launch vllm`, and what it has written to standard error."""
     port = free_port()
@@ -197,7 +262,10 @@ async def gateway(
     ]  # fmt: skip
     path = fake.folder / "gateway.log"
     with path.open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: ASYNC220
+        environment = {**os.environ, "APPORTION_ENGINE__VLLM__STOP_TIMEOUT_SECONDS": str(stop_timeout)}
+        process = subprocess.Popen(  # noqa: ASYNC220
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
 
@@ -232,7 +300,14 @@ async def _status(client: httpx.AsyncClient) -> int:
         (["--model", "m"], "--model goes with --launch vllm"),
         (["--engine-url", "http://127.0.0.1:1", "--", "--seed", "1"], "--seed goes with --launch vllm"),
         (["--launch", "vllm", "--model", "m", "--", "--port", "1"], "--port is not among vLLM's flags"),
-        (["--launch", "vllm", "--model", "m", "--", "--api-key=x"], "set engine.api_key"),
+        (["--launch", "vllm", "--model", "m", "--", "--por=1"], "--por is not among vLLM's flags"),
+        (["--launch", "vllm", "--model", "m", "--", "--api_key=x"], "set engine.api_key"),
+        (["--launch", "vllm", "--model", "m", "--", "--ssl-certfile", "c"], "without TLS"),
+        (
+            ["--launch", "vllm", "--model", "m", "--enforce-eager"],
+            "no option --enforce-eager: vLLM's own flags go behind",
+        ),
+        (["--enforce-eager"], "No such option '--enforce-eager'"),
         (
             ["--launch", "vllm", "--model", "m", "--vllm-executable", "/no/such/vllm", "--port", "0"],
             "engine.vllm.executable: /no/such/vllm is no program that can be run",
