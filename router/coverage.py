@@ -28,7 +28,7 @@ _LEAST_BIAS, _MOST_BIAS = 0.2, 5.0
 class Widths:
     """Factors on predictions."""
 
-    tokens: float = 1.0  # on the upper bound
+    tokens: Mapping[str, float] = field(default_factory=dict[str, float])  # on the upper bound, by method
     seconds: float = 1.0  # on the upper bound
     expected_seconds: float = 1.0
 
@@ -68,53 +68,47 @@ class _Bias:
         self._seen += 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Method:
-    tokens: _Bound
-    seconds: _Bound
-    bias: _Bias
-
-
-@dataclass(slots=True)
 class Coverage:
-    """Of whole requests, apart for every method: a vote that stops early leaves its bounds wide, best-of-N does not."""
+    """Of whole requests. Tokens apart for every method: a vote that stops early leaves its bounds wide, best-of-N does
+    not. Seconds together: what makes them wrong is the engine's load, and apart, the methods that ran while it was high
+    would look slower than larger ones that did not."""
 
-    level: float  # share of requests within their bounds
-    _methods: dict[str, _Method] = field(default_factory=dict[str, _Method])
+    def __init__(self, level: float) -> None:
+        """level: share of requests within their bounds."""
+        self._level = level
+        self._tokens: dict[str, _Bound] = {}  # methods are few
+        self._seconds = _Bound(level)
+        self._bias = _Bias()
 
-    def widths(self) -> Mapping[str, Widths]:
-        """By method, of which there are a few."""
-        return {
-            name: Widths(
-                tokens=method.tokens.factor, seconds=method.seconds.factor, expected_seconds=method.bias.factor
-            )
-            for name, method in self._methods.items()
-        }
+    @property
+    def widths(self) -> Widths:
+        return Widths(
+            tokens={method: bound.factor for method, bound in self._tokens.items()},
+            seconds=self._seconds.factor,
+            expected_seconds=self._bias.factor,
+        )
 
     def observe(self, row: Prediction, *, tokens: float | None, seconds: float | None) -> None:
         """row: as it was predicted, factors included. What it came to; None: it was cut before it could tell."""
-        method = self._methods.get(row.spec.method)
-        if method is None:
-            method = _Method(tokens=_Bound(self.level), seconds=_Bound(self.level), bias=_Bias())
-            self._methods[row.spec.method] = method
         if tokens is not None:
-            method.tokens.observe(missed=tokens > row.tokens_upper)
+            bound = self._tokens.setdefault(row.spec.method, _Bound(self._level))
+            bound.observe(missed=tokens > row.tokens_upper)
         if seconds is not None:
-            method.seconds.observe(missed=seconds > row.seconds_upper)
-            method.bias.observe(predicted=row.seconds, actual=seconds)
+            self._seconds.observe(missed=seconds > row.seconds_upper)
+            self._bias.observe(predicted=row.seconds, actual=seconds)
 
 
-def widened(row: Prediction, widths: Mapping[str, Widths], *, most_tokens: float) -> Prediction:
+def widened(row: Prediction, widths: Widths, *, most_tokens: float) -> Prediction:
     """most_tokens: that all candidates together can have. Bounds stay above what is expected."""
-    by = widths.get(row.spec.method)
-    if by is None or row.reason:
+    if row.reason:
         return row
-    seconds = row.seconds * by.expected_seconds
+    seconds = row.seconds * widths.expected_seconds
+    tokens_upper = min(row.tokens_upper * widths.tokens.get(row.spec.method, 1.0), max(most_tokens, row.tokens_upper))
     return replace(
         row,
-        tokens_upper=max(row.tokens, min(row.tokens_upper * by.tokens, most_tokens)),
+        tokens_upper=max(row.tokens, tokens_upper),
         seconds=seconds,
-        seconds_upper=max(seconds, row.seconds_upper * by.seconds),
+        seconds_upper=max(seconds, row.seconds_upper * widths.seconds),
     )
 
 

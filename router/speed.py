@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, log
 
 from router.coverage import Widths
@@ -12,6 +11,7 @@ from strategies.spec import StrategySpec
 _FASTEST, _SLOWEST = 0.02, 50.0  # bounds of the online correction
 _GAIN = 0.2  # weight of a new observation, once there are some
 _FEW = 4  # observations that are believed as they are: what is known before them is a guess
+_AS_PREDICTED = Widths()
 _SURPRISE = 0.7  # of a logarithm; what is further off than this counts as so far off
 
 
@@ -30,7 +30,7 @@ class Load:
     running: int = 0  # sequences of this gateway in work
     others: int = 0  # sequences of others, in work or waiting, as far as the engine tells
     correction: Factors = Factors()
-    widths: Mapping[str, Widths] = field(default_factory=dict[str, Widths])  # of upper bounds, by method
+    widths: Widths = _AS_PREDICTED
 
     @property
     def sequences(self) -> int:

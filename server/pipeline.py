@@ -68,7 +68,7 @@ class Pipeline:
         Raises BudgetInfeasible.
         """
         started = time.perf_counter()
-        load = Load(running=running, others=others, correction=self.correction.factors, widths=self.coverage.widths())
+        load = Load(running=running, others=others, correction=self.correction.factors, widths=self.coverage.widths)
         # what is kept for selecting and sending the answer is not there for sampling
         now = time.monotonic() + self.config.budgets.deadline_margin_ms / 1000
         features, allocation = self.allocator.explain(
