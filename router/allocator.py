@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from router.clusters import Place
 from router.courses import Courses, as_stopped
+from router.coverage import most_tokens, widened
 from router.features import Features, extract
-from router.menu import SINGLE, not_offered
+from router.menu import CAN_ALL, SINGLE, Abilities, not_offered
 from router.policy import choose
 from router.predictors import Predictor
 from router.scoring import Scoring
@@ -34,7 +35,7 @@ class Allocator:
     fallback: Predictor  # the prior: for strategies that the predictor knows nothing about
     max_candidates: int
     default_max_tokens: int
-    logprobs: Callable[[], bool] = lambda: True  # whether the engine returns them, as far as is known by now
+    abilities: Callable[[], Abilities] = lambda: CAN_ALL  # the engine's, as far as they are known by now
     give_up_below: float = 0.0  # see `router.stopper.Learned`
 
     def explain(
@@ -67,6 +68,11 @@ class Allocator:
             query = replace(query, requested=SINGLE)
         if instead and not any(row.spec == SINGLE and not row.reason for row in rows):
             rows = [row for row in rows if row.spec != SINGLE] + [self._by_the_prior(query, features, SINGLE, load)]
+        limit = self._limit(query)
+        rows = [
+            widened(row, load.widths, most_tokens=most_tokens(row.spec, limit=limit, answers=query.answers))
+            for row in rows
+        ]
         left = query.budget.deadline - now
         stopper = self.predictor.stopper
         place = stopper.place(features) if stopper is not None else None
@@ -134,7 +140,7 @@ class Allocator:
         return replace(row, reason=refused) if refused else row
 
     def _refused(self, spec: StrategySpec, query: Query) -> str:
-        return not_offered(spec, query, max_candidates=self.max_candidates, logprobs=self.logprobs())
+        return not_offered(spec, query, max_candidates=self.max_candidates, abilities=self.abilities())
 
 
 def as_run(

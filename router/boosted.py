@@ -214,7 +214,7 @@ class Boosted:
         sizes = list(dict.fromkeys(spec.draws for spec in specs))
         if not sizes:
             return {}
-        speeds = self.speed_model.speeds([(prompt, load.running, size) for size in sizes])
+        speeds = self.speed_model.speeds([(prompt, load.sequences, size) for size in sizes])
         by_size = {size: speed.slowed(load.correction) for size, speed in zip(sizes, speeds, strict=True)}
         return {spec: by_size[spec.draws] for spec in specs}
 

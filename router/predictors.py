@@ -126,7 +126,7 @@ class Prior:
         if spec.verified:
             gain, agree = one_right(_ONE, spec.n) - _ONE, True  # a verifier sees what is right where no vote could
         better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
-        speed = self.speed(0, load.running, spec.draws).slowed(load.correction)
+        speed = self.speed(0, load.sequences, spec.draws).slowed(load.correction)
         return Prediction(
             spec=spec,
             accuracy=_ONE + (gain + better if agree else 0.0),

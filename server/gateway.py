@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from router.allocator import Allocator
 from router.boosted import Boosted
+from router.coverage import Coverage
+from router.menu import lacking
 from router.predictors import Predictor, Prior
 from server.access.middleware import Gate
 from server.backends.calls import CallStats
 from server.backends.launch import Launched
 from server.backends.openai import EngineSettings, OpenAIEngine
 from server.backends.own import own_engine
+from server.backends.profile import EngineProfile
 from server.config import Config
 from server.errors import Overloaded
 from server.maths.client import MathsEquivalence, available
@@ -24,6 +27,7 @@ from server.pipeline import Pipeline
 from server.scorers.build import build
 from server.store.recorder import Recorder
 from server.telemetry.metrics import Metrics
+from strategies.spec import StrategySpec
 from strategies.types import EngineError
 
 logger = logging.getLogger("apportion")
@@ -56,7 +60,10 @@ def engine_settings(config: Config, url: str) -> EngineSettings:
         url=url,
         api_key=engine.api_key.get_secret_value() if engine.api_key else None,
         max_n=engine.max_n,
-        logprobs={"auto": None, "always": True, "never": False}[engine.logprobs],
+        model=engine.model,
+        capabilities=engine.capabilities.model_dump(exclude_none=True),
+        probe_calls=engine.probe_calls,
+        probe_timeout=engine.probe_timeout_seconds,
         connect_timeout=engine.connect_timeout_seconds,
         first_token_timeout=engine.first_token_timeout_seconds,
         idle_timeout=engine.idle_timeout_seconds,
@@ -103,6 +110,13 @@ class Gateway:
     def default_model(self) -> str:
         return self.config.engine.model or next(iter(self.engine.profile.models), "default")
 
+    @property
+    def off_the_menu(self) -> Mapping[StrategySpec, str]:
+        """The configured strategies that the engine can't do, whatever the query, and why."""
+        config, abilities = self.config, self.engine.abilities
+        specs = dict.fromkeys([*config.menu, *(s for profile in config.profiles.values() for s in profile.menu or ())])
+        return {spec: why for spec in specs if (why := lacking(spec, abilities))}
+
     @contextlib.contextmanager
     def admit(self) -> Generator[None]:
         """A place among the requests in flight. Raises Overloaded when all are taken: no queue, no waiting."""
@@ -117,9 +131,13 @@ class Gateway:
             self.metrics.in_flight.set(self.in_flight)
 
     async def probe(self) -> None:
-        """Find out what the engine can do, until it answers. What keeps it from answering is logged when it changes."""
+        """Find out what the engine can do as soon as it answers, and again whenever it was away.
+
+        What keeps it from answering is logged when it changes; what it can do, when that does.
+        """
+        known: EngineProfile | None = None
         told = ""
-        while not self.ready:
+        while True:
             try:
                 profile = await self.engine.probe()
             except EngineError as error:
@@ -127,9 +145,15 @@ class Gateway:
                     logger.warning("%s; asking again every %g s", error, _PROBE_AGAIN)
                 await asyncio.sleep(_PROBE_AGAIN)
                 continue
+            told = ""
             self.metrics.know_models(profile.models)
             self.ready = True
-            logger.info("engine %s, up to %d choices a call", profile.name, self.engine.max_n)
+            if profile is not known:
+                off = "; ".join(f"{spec} ({why})" for spec, why in self.off_the_menu.items())
+                logger.info("engine %s%s", profile, f"; off the menu: {off}" if off else "")
+                known = profile
+            await self.engine.lost.wait()
+            await asyncio.sleep(_PROBE_AGAIN)  # one that comes and goes is not asked more often
 
 
 @contextlib.asynccontextmanager
@@ -155,27 +179,31 @@ async def _running(config: Config, predictor: Predictor, url: str) -> AsyncGener
 
     engine = OpenAIEngine(engine_settings(config, url), observe=observe)
     metrics.engine_running.set_function(lambda: float(engine.running))
+    metrics.engine_others.set_function(lambda: float(engine.load.others))
     allocator = Allocator(
         predictor=predictor,
         fallback=Prior(step_tokens=config.strategies.beam_step_tokens),
         max_candidates=config.budgets.max_candidates,
         default_max_tokens=config.budgets.max_tokens_per_candidate,
-        logprobs=lambda: engine.logprobs,
+        abilities=lambda: engine.abilities,
         give_up_below=config.allocator.give_up_below,
     )
     scorers = build(config.scorers, engine)
     equivalence = start_maths(config)
     pipeline = Pipeline(
         config=config, engine=engine, allocator=allocator, metrics=metrics, scorers=scorers, equivalence=equivalence,
-        record=recorder.record if recorder else None,
+        coverage=Coverage(config.budgets.quantile), record=recorder.record if recorder else None,
     )  # fmt: skip
     gateway = Gateway(config=config, engine=engine, pipeline=pipeline, metrics=metrics, gate=gate, recorder=recorder)
-    probing = asyncio.create_task(gateway.probe())
+    background = [asyncio.create_task(gateway.probe())]
+    if config.engine.load_poll_seconds:
+        background.append(asyncio.create_task(engine.load.poll(config.engine.load_poll_seconds)))
     try:
         yield gateway
     finally:
-        probing.cancel()
-        await asyncio.gather(probing, return_exceptions=True)
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         if equivalence is not None:
             await equivalence.aclose()
         await scorers.aclose()

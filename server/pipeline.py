@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, inf
 
 from router.allocator import Allocator
+from router.coverage import Coverage
 from router.features import Features
 from router.scoring import Scoring
 from router.speed import Correction, Load
@@ -37,6 +38,7 @@ from strategies.types import (
 )
 
 _PROMPT_ERROR = 1.3  # how far the estimate of a prompt's length is trusted against the engine's context
+_TELLING = 4  # tokens of a call's longest sequence, from which on it tells of the time per token
 _HELD = 0.2  # share of a call that may be spent waiting for its reader
 
 Record = Callable[[Query, Features | None, Outcome], None]
@@ -52,6 +54,7 @@ class Pipeline:
     metrics: Metrics
     scorers: Scorers
     equivalence: Equivalence | None = None
+    coverage: Coverage
     correction: Correction = field(default_factory=Correction)
     record: Record | None = None  # where outcomes are kept; must not wait
 
@@ -59,10 +62,13 @@ class Pipeline:
         """The strategies a profile chooses from."""
         return self.config.profiles[profile].menu or self.config.menu
 
-    def allocate(self, query: Query, *, running: int) -> tuple[Features, Allocation]:
-        """Decide. Raises BudgetInfeasible."""
+    def allocate(self, query: Query, *, running: int, others: int = 0) -> tuple[Features, Allocation]:
+        """Decide. running, others: sequences on the engine, this gateway's and those of others.
+
+        Raises BudgetInfeasible.
+        """
         started = time.perf_counter()
-        load = Load(running=running, correction=self.correction.factor)
+        load = Load(running=running, others=others, correction=self.correction.factors, widths=self.coverage.widths())
         # what is kept for selecting and sending the answer is not there for sampling
         now = time.monotonic() + self.config.budgets.deadline_margin_ms / 1000
         features, allocation = self.allocator.explain(
@@ -90,13 +96,17 @@ class Pipeline:
     def observe(self, call: CallStats) -> None:
         """Correct the speed model by how long an engine call really took, cut ones included: leaving the slow ones out
         would teach it that the engine is fast."""
-        if call.status == "error" or call.continued or call.first_token_seconds is None or call.longest < 2:
+        if call.status == "error" or call.first_token_seconds is None:
             return
         if call.held_seconds > _HELD * call.seconds:  # a slow reader's time, not the engine's
             return
-        speed = self.allocator.predictor.speed(call.prompt_tokens, call.running, call.added)
-        predicted = (speed.first_token + call.longest * speed.per_token) * self.correction.factor
-        self.correction.observe(predicted=predicted, actual=call.seconds - call.held_seconds)
+        after = call.seconds - call.held_seconds - call.first_token_seconds
+        self.correction.observe(
+            self.allocator.predictor.speed(call.prompt_tokens, call.running + call.others, call.added),
+            # a text that is gone on with is in the engine's cache as a rule
+            first_token=None if call.continued else call.first_token_seconds,
+            per_token=after / (call.longest - 1) if call.longest >= _TELLING else None,
+        )
 
     async def execute(
         self,
@@ -162,9 +172,23 @@ class Pipeline:
                 max_total_tokens=query.budget.max_total_tokens,
                 deadline_seconds=max(query.budget.deadline - query.arrived, 1e-3),
             )
+            self._cover(outcome)
             if self.record is not None:
                 self.record(query, features, outcome)
         return outcome
+
+    def _cover(self, outcome: Outcome) -> None:
+        """Whether the upper bounds held. Of a request that was cut at its deadline it is known that they did not, if
+        they were within it; nothing is known of others that did not come to their end."""
+        row = outcome.allocation.chosen
+        if row is None:
+            return
+        cut = outcome.answer.cut_short if outcome.answer is not None else None
+        if outcome.error == "deadline" or cut == "deadline":
+            if row.feasible:
+                self.coverage.observe(row, tokens=None, seconds=inf)
+        elif outcome.error is None and cut not in ("tokens", "engine_error"):
+            self.coverage.observe(row, tokens=float(outcome.completion_tokens), seconds=outcome.seconds)
 
     async def _run(
         self,

@@ -28,7 +28,7 @@ class Section(BaseModel):
         kind = cls.model_fields[info.field_name or ""].annotation
         if section_of(kind) is not None:
             return {} if value is None else value  # None: a section whose lines are all commented out
-        if isinstance(value, bool) and kind is not bool:
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise ValueError("is read as true or false; write a number, or put the word in quotes")
         return value
 

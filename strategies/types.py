@@ -229,6 +229,11 @@ class Engine(Protocol):
         """Whether it returns logprobs when it is asked to."""
         ...
 
+    @property
+    def logprobs_with_tools(self) -> bool:
+        """Whether it does so where tools may be called, too."""
+        ...
+
     def sample(
         self,
         query: Query,

@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from server.backends.trials import REQUEST_ID
+
 T = TypeVar("T")
 Json = dict[str, Any]
 PATIENCE = 60.0  # seconds until a wait that should end at once counts as failed; a busy machine is no failure
@@ -96,7 +98,17 @@ class Dialect:
     keep_alive: bool = True
     max_n: int | None = None
     strict: bool = False  # vLLM's refusals
+    max_stops: int | None = None
     reasoning: str = "reasoning"  # what it calls it
+    pages: Mapping[str, Any] = field(default_factory=dict[str, Any])  # further paths to GET: JSON, or text as it is
+    structured: bool = True  # keeps to a schema, in the calls of the probe
+    top_logprobs: int | None = None  # most alternatives; 0: refuses logprobs
+    logprobs_with_tools: bool = True
+
+
+def metrics_page(*names: str) -> str:
+    """What GET /metrics answers, as far as a reader of a few names can tell."""
+    return "".join(f'# TYPE {name} gauge\n{name}{{engine="0"}} 0.0\n' for name in names)
 
 
 VLLM = Dialect(
@@ -105,6 +117,18 @@ VLLM = Dialect(
     running_usage=True,
     stop_reason=True,
     strict=True,
+    max_stops=4,
+    pages={
+        "/version": {"version": "0.33.0"},
+        "/openapi.json": {"paths": {"/tokenize": {}, "/v1/chat/completions": {}}},
+        "/metrics": metrics_page(
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:kv_cache_usage_perc",
+            "vllm:prefix_cache_queries_total",
+            "vllm:prefix_cache_hits_total",
+        ),
+    },
 )
 LLAMA_CPP = Dialect(
     owned_by="llamacpp",
@@ -117,6 +141,8 @@ LLAMA_CPP = Dialect(
     reasoning="reasoning_content",
     finish_apart=True,
     max_n=4,
+    logprobs_with_tools=False,
+    pages={"/metrics": metrics_page("llamacpp:requests_processing", "llamacpp:requests_deferred")},
 )
 PLAIN = Dialect(owned_by="someone")
 
@@ -376,7 +402,7 @@ async def _events(exchange: Exchange, replies: Sequence[Reply], *, limited: bool
     request, dialect = exchange.request, exchange.engine.dialect
     body = request.body
     options = body.get("stream_options") or {}
-    prompt = exchange.engine.prompt_tokens
+    prompt = exchange.engine.prompt_of(request)
     frame: Json = {
         "id": "chatcmpl-scripted", "object": "chat.completion.chunk", "created": 1, "model": body.get("model"),
     }  # fmt: skip
@@ -541,7 +567,8 @@ class _Connection(asyncio.Protocol):
 class FakeEngine:
     """The server. `acts`: what to do with the next chat requests, one each; then `act`, else the script's stream.
 
-    `routes`: what to do with requests to further paths, which are collected in `passed`.
+    `routes`: what to do with requests to further paths, which are collected in `passed`. The calls by which a gateway
+    finds out what it can do are no requests of a test's own: they are in `trials`, and `trial` is done with them.
     """
 
     def __init__(
@@ -553,9 +580,11 @@ class FakeEngine:
         self.act = act or streams()
         self.acts: deque[Act] = deque()
         self.models_act: Act | None = None
+        self.trial: Act = _tries
         self.healthy = True
         self.prompt_tokens = prompt_tokens
         self.requests: list[Request] = []  # to /v1/chat/completions
+        self.trials: list[Request] = []  # there too, from the probe
         self.routes: dict[str, Act] = {}
         self.passed: list[Request] = []  # to one of the routes
         self.others: list[Request] = []
@@ -620,6 +649,10 @@ class FakeEngine:
 
     async def answer(self, exchange: Exchange) -> None:
         request = exchange.request
+        if request.headers.get("x-request-id") == REQUEST_ID:
+            self.trials.append(request)
+            await self.trial(exchange)
+            return
         if (request.method, request.path) == ("POST", "/v1/chat/completions"):
             async with self._arrived:
                 self.requests.append(request)
@@ -628,7 +661,7 @@ class FakeEngine:
                 await self.acts.popleft()(exchange)
                 return
             try:
-                self._check(request)
+                self.check(request)
             except _Refused as refused:
                 await refuses(refused.status, refused.body)(exchange)
                 return
@@ -645,7 +678,9 @@ class FakeEngine:
             await self.models_act(exchange)
             return
         status, body = self._other(request)
-        await exchange.respond(status, json.dumps(body).encode(), "application/json")
+        text = isinstance(body, str)
+        content = body if text else json.dumps(body)
+        await exchange.respond(status, content.encode(), "text/plain" if text else "application/json")
 
     def _other(self, request: Request) -> tuple[int, Any]:
         if request.path == "/health":
@@ -655,6 +690,8 @@ class FakeEngine:
         if request.path == "/v1/models":
             entry = {"object": "model", "created": 1, "owned_by": self.dialect.owned_by, **self.dialect.lists}
             return 200, {"object": "list", "data": [{"id": name, **entry} for name in self._models]}
+        if request.path in self.dialect.pages:
+            return 200, self.dialect.pages[request.path]
         if request.path == "/props" and self.dialect.props is not None:
             return 200, self.dialect.props
         return 404, {"detail": "Not Found"}
@@ -662,7 +699,7 @@ class FakeEngine:
     def _authorized(self, request: Request) -> bool:
         return self._api_key is None or request.headers.get("authorization") == f"Bearer {self._api_key}"
 
-    def _check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
         """What the engine of this dialect refuses."""
         body = request.body
         n = int(body.get("n") or 1)
@@ -673,6 +710,17 @@ class FakeEngine:
         if self.dialect.max_n is not None and n > self.dialect.max_n:
             message = f"Field 'n': Value must be between 1 <= value <= {self.dialect.max_n}, but got {n}"
             raise _Refused(400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}})
+        stops = body.get("stop")
+        if self.dialect.max_stops is not None and isinstance(stops, list) and len(stops) > self.dialect.max_stops:
+            message = f"List should have at most {self.dialect.max_stops} items after validation, not {len(stops)}"
+            raise _Refused(400, vllm_error(400, message, param="stop"))
+        if body.get("logprobs"):
+            most = self.dialect.top_logprobs
+            if body.get("tools") and not self.dialect.logprobs_with_tools:
+                raise _Refused(400, vllm_error(400, "logprobs is not supported with tools + stream"))
+            if most is not None and (asked := int(body.get("top_logprobs") or 0)) > most:
+                message = f"Requested sample logprobs of {asked}, which is greater than max allowed: {most}"
+                raise _Refused(400, vllm_error(400, message))
         if not self.dialect.strict:
             return
         if body.get("model") not in self._models:
@@ -685,10 +733,29 @@ class FakeEngine:
         if body.get("continue_final_message") and body.get("add_generation_prompt", True):
             raise _Refused(400, vllm_error(400, "continue_final_message needs add_generation_prompt to be false"))
 
+    def prompt_of(self, request: Request) -> int:
+        """Tokens of the prompt; in the probe's calls by its words, and with the marks of a turn that has ended."""
+        if request not in self.trials:
+            return self.prompt_tokens
+        said = [message["content"] for message in request.body["messages"] if message["role"] == "assistant"]
+        return self.prompt_tokens + sum(len(text.split()) + 5 * (not self.continued(request)) for text in said)
+
     def continued(self, request: Request) -> bool:
         """Whether this engine takes the request's last message for one of its own to go on with."""
         ours = request.body["messages"][-1]["role"] == "assistant"
         return ours and (self.dialect.continues or bool(request.body.get("continue_final_message")))
+
+
+async def _tries(exchange: Exchange) -> None:
+    """Answer a call of the probe as this dialect would."""
+    engine, body = exchange.engine, exchange.request.body
+    try:
+        engine.check(exchange.request)
+    except _Refused as refused:
+        await refuses(refused.status, refused.body)(exchange)
+        return
+    said = '{"a": true }' if body.get("response_format") and engine.dialect.structured else "Hello there all of you"
+    await streams(*[words(said)] * int(body.get("n") or 1))(exchange)
 
 
 @asynccontextmanager

@@ -131,6 +131,10 @@ class ScriptedEngine:
     def logprobs(self) -> bool:
         return True
 
+    @property
+    def logprobs_with_tools(self) -> bool:
+        return self.logprobs
+
     async def sample(
         self,
         query: Query,

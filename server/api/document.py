@@ -28,6 +28,7 @@ _PASSED = (
     "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech", "/v1/score", "/v1/rerank",
 )  # fmt: skip
 _UPLOADS = ("/v1/audio/transcriptions", "/v1/audio/translations")
+_FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 _SCHEMAS = "#/components/schemas/"
 _ERROR: Mapping[str, Any] = {
     "type": "object",
@@ -64,7 +65,9 @@ def install(app: FastAPI, config: Config) -> None:
 
 def _document(app: FastAPI, config: Config) -> dict[str, Any]:
     made = get_openapi(title=app.title, version=VERSION, routes=app.routes)
-    schemas: dict[str, Any] = {"Error": _ERROR}
+    described: dict[str, Any] = made.get("components", {}).get("schemas", {})
+    schemas: dict[str, Any] = {name: described[name] for name in described if name not in _FASTAPIS_OWN}
+    schemas["Error"] = _ERROR
     paths: dict[str, Any] = made["paths"]
     for path in (*_PASSED, *config.passthrough.paths):
         if passes(path, config.passthrough):

@@ -162,7 +162,9 @@ def decide(
         request, headers, gateway.config, id=id, models=models, arrived=arrived, path=path, caller=caller
     )
     try:
-        features, allocation = gateway.pipeline.allocate(query, running=gateway.engine.running)
+        features, allocation = gateway.pipeline.allocate(
+            query, running=gateway.engine.running, others=gateway.engine.load.others
+        )
     except BudgetInfeasible as error:
         smallest = error.smallest
         gateway.metrics.exhausted.labels(gateway.metrics.strategy(smallest.spec), "strict", "refused").inc()

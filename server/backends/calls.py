@@ -17,6 +17,7 @@ class CallStats:
     prompt_tokens: int
     added: int  # sequences of this call
     running: int  # sequences of this gateway already in work when it started
+    others: int = 0  # sequences of others at that time, as far as the engine has told
     first_token_seconds: float | None
     seconds: float
     tokens: int
@@ -34,8 +35,8 @@ class CallStats:
 class Meter:
     """Measures one call while it runs."""
 
-    def __init__(self, *, added: int, running: int, continued: bool) -> None:
-        self.added, self.running, self.continued = added, running, continued
+    def __init__(self, *, added: int, running: int, others: int, continued: bool) -> None:
+        self.added, self.running, self.others, self.continued = added, running, others, continued
         self.started = time.monotonic()
         self.held_seconds = 0.0
         self.first: float | None = None
@@ -65,6 +66,7 @@ class Meter:
             prompt_tokens=self.prompt_tokens,
             added=self.added,
             running=self.running,
+            others=self.others,
             first_token_seconds=None if self.first is None else self.first - self.started,
             seconds=time.monotonic() - self.started,
             tokens=sum(self.counts.values()),

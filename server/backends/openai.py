@@ -7,25 +7,30 @@ stops the work on the engine at once, on every engine.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import aiohttp
 import httpx
 import orjson
 import stamina
-from httpx_aiohttp import AiohttpTransport
 
+from router.menu import Abilities
 from server.backends.calls import CallStats, Meter
-from server.backends.profile import OTHER, EngineProfile, probe
+from server.backends.inquiry import identified
+from server.backends.load import EngineLoad
+from server.backends.profile import OTHER, EngineProfile
+from server.backends.transport import pooled, was_connected
+from server.backends.trials import Trier, tried
 from server.backends.wire import BROKEN, error_event, events, parsed, refusal
 from strategies.types import Delta, EngineError, Json, Query
 
+_METRICS_PATIENCE = 2.0  # seconds for the engine's load, which is of no use later
 _LARGE = 256 * 1024  # bytes of a request's body that are sent at once
 _RETRYABLE = frozenset({429, 502, 503, 504})
-_KEEP_ALIVE = 5.0  # seconds that an unused connection is kept, as httpx itself does
 
 
 class _Retry(Exception):
@@ -41,7 +46,10 @@ class EngineSettings:
     url: str
     api_key: str | None = None
     max_n: int | None = None
-    logprobs: bool | None = None  # None: by the profile, and by what is seen
+    model: str | None = None  # that the probe's calls ask for; None: the first that it lists
+    capabilities: Mapping[str, bool | int] = field(default_factory=dict[str, bool | int])  # what the operator says
+    probe_calls: Literal["auto", "always", "never"] = "auto"
+    probe_timeout: float = 10.0  # for all that is found out beyond who it is
     connect_timeout: float = 5.0
     first_token_timeout: float = 60.0
     idle_timeout: float = 30.0
@@ -61,16 +69,19 @@ class OpenAIEngine:
     ) -> None:
         self._settings = settings
         self._observe = observe
-        self.profile: EngineProfile = OTHER
+        self._configured = {**settings.capabilities, **({"max_n": settings.max_n} if settings.max_n else {})}
+        self.profile: EngineProfile = OTHER.learned("configured", self._configured)
+        self._identity: EngineProfile | None = None  # what it said of itself when all that is known was found out
+        self.lost = asyncio.Event()  # it was away, so that another may be in its place: see `probe`
         self.running = 0  # sequences this gateway has in work on the engine
-        self._sends_logprobs = True  # whether the last answer that was to have them did
+        self.load = EngineLoad(self._metrics_page, lambda: self.running, lambda: self.profile.signals.load)
         headers = {"accept-encoding": "identity"}
         if settings.api_key:
             headers["authorization"] = f"Bearer {settings.api_key}"
         self._client = httpx.AsyncClient(
             base_url=settings.url.rstrip("/").removesuffix("/v1"),
             headers=headers,
-            transport=transport or _transport(settings),
+            transport=transport or pooled(settings.max_connections),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # one client's must not go out with another's
             # the longer of the two, so that it never comes before the one that is meant
             timeout=httpx.Timeout(
@@ -82,7 +93,7 @@ class OpenAIEngine:
 
     @property
     def max_n(self) -> int:
-        return self._settings.max_n or self.profile.max_n
+        return self.profile.max_n
 
     @property
     def context(self) -> int | None:
@@ -90,14 +101,33 @@ class OpenAIEngine:
 
     @property
     def logprobs(self) -> bool:
-        if self._settings.logprobs is not None:
-            return self._settings.logprobs
-        return self.profile.logprobs and self._sends_logprobs
+        return self.profile.logprobs
+
+    @property
+    def logprobs_with_tools(self) -> bool:
+        return self.profile.logprobs_with_tools
+
+    @property
+    def abilities(self) -> Abilities:
+        """What entries of the menu may need of it."""
+        profile = self.profile
+        return Abilities(
+            continuation=profile.continuation,
+            logprobs=profile.logprobs,
+            logprobs_with_tools=profile.logprobs_with_tools,
+            top_logprobs=profile.top_logprobs,
+        )
 
     async def probe(self) -> EngineProfile:
-        """Find out what the engine can do. Raises EngineError when it does not answer."""
+        """Find out what the engine can do: what it says, and what small calls show, unless it is the one it was.
+
+        Raises EngineError when it does not answer.
+        """
+        self.lost.clear()
+        settings = self._settings
+        ends = time.monotonic() + settings.probe_timeout
         try:
-            self.profile = await probe(self._client)
+            told = await identified(self._client, seconds=settings.probe_timeout / 2)
         except httpx.HTTPStatusError as error:
             status = error.response.status_code
             raise EngineError(f"the engine answered {status} to {error.request.url.path}", status=503) from error
@@ -105,14 +135,32 @@ class OpenAIEngine:
             raise EngineError("what answers is not an OpenAI-compatible engine", status=503) from error
         except BROKEN as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", status=503) from error
-        return self.profile
+        if self._identity is not None and told.same_engine(self._identity):
+            return self.profile
+        profile, complete = told.learned("configured", self._configured), True
+        model = settings.model or next(iter(told.models), None)
+        if model is not None and (settings.probe_calls == "always" or (settings.probe_calls == "auto" and told.own)):
+            left = max(0.0, ends - time.monotonic())
+            trier = Trier(client=self._client, profile=profile, model=model, seconds=left)
+            profile, complete = await tried(trier, seconds=left)
+        self.profile = profile
+        self._identity = told if complete else None
+        return profile
 
     async def get(self, path: str, *, timeout_seconds: float = 5.0) -> httpx.Response:
         """A small read from the engine, e.g. /health or /metrics. Raises EngineError."""
         try:
-            return await self._client.get(path, timeout=timeout_seconds)
+            response = await self._client.get(path, timeout=timeout_seconds)
         except BROKEN as error:
+            self.lost.set()
             raise EngineError(f"the engine does not answer: {type(error).__name__}", status=503) from error
+        if response.status_code >= 500:
+            self.lost.set()
+        return response
+
+    async def _metrics_page(self) -> str:
+        response = await self.get("/metrics", timeout_seconds=_METRICS_PATIENCE)
+        return response.text if response.status_code == 200 else ""
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -137,7 +185,7 @@ class OpenAIEngine:
             top_logprobs=top_logprobs,
             seed_offset=seed_offset,
         )
-        meter = Meter(added=n, running=self.running, continued=bool(prefix))
+        meter = Meter(added=n, running=self.running, others=self.load.others, continued=bool(prefix))
         spoke = scored = False
         self.running += n
         try:
@@ -151,7 +199,7 @@ class OpenAIEngine:
                         yield delta
                 meter.status = "ok"
                 if top_logprobs is not None and spoke:  # nothing said, nothing to score
-                    self._sends_logprobs = scored
+                    self.profile = self.profile.learned("seen", {"logprobs": scored})
             finally:
                 await response.aclose()
         except EngineError:
@@ -162,6 +210,7 @@ class OpenAIEngine:
             raise EngineError("the engine stopped in the middle of its answer", status=504) from error
         except BROKEN as error:
             meter.status = "error"
+            self.lost.set()
             raise EngineError(f"the engine broke off its answer: {type(error).__name__}", status=502) from error
         finally:
             self.running -= n
@@ -203,7 +252,7 @@ class OpenAIEngine:
             body |= profile.tell_stop
         if prefix:
             body["messages"] = _continued(query, prefix, profile)
-            body |= profile.continuation
+            body |= profile.continued_by
         return body
 
     async def _open(self, body: Mapping[str, Any], request_id: str) -> httpx.Response:
@@ -282,11 +331,13 @@ class OpenAIEngine:
             async with asyncio.timeout(seconds):
                 return await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            if _was_connected(error):
+            self.lost.set()
+            if was_connected(error):
                 raise _broke_off(error) from error
             # nothing reached the engine, so asking again can't repeat any work
             raise _Retry(EngineError(f"the engine can't be reached: {type(error).__name__}", status=503)) from error
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+            self.lost.set()
             raise _broke_off(error) from error
         except (httpx.TimeoutException, TimeoutError) as error:
             raise EngineError("the engine did not begin to answer in time", status=504) from error
@@ -343,27 +394,10 @@ def _continued(query: Query, prefix: str, profile: EngineProfile) -> list[Json]:
     """The messages and what the assistant has said since: in its last message, where the engine goes on with that."""
     *before, last = query.messages
     said = last.get("content")
-    goes_on = query.sampling.get("continue_final_message") or not profile.continuation
+    goes_on = query.sampling.get("continue_final_message") or not profile.continued_by
     if goes_on and last.get("role") == "assistant" and isinstance(said, str):
         return [*before, {**last, "content": said + prefix}]
     return [*query.messages, {"role": "assistant", "content": prefix}]
-
-
-def _transport(settings: EngineSettings) -> httpx.AsyncBaseTransport:
-    tls = httpx.create_ssl_context(trust_env=False)
-
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=_KEEP_ALIVE, ssl=tls)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    return AiohttpTransport(verify=tls, trust_env=False, client=session)
-
-
-def _was_connected(error: httpx.HTTPError) -> bool:
-    """The aiohttp transport calls a connection that was lost a ConnectTimeout too; its cause tells."""
-    cause = error.__cause__
-    lost = isinstance(cause, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
-    return lost and not isinstance(cause, aiohttp.ClientConnectorError)
 
 
 def _broke_off(error: httpx.HTTPError) -> _Retry:

@@ -59,6 +59,31 @@ class Vllm(Section):
     )
 
 
+class Capabilities(Section):
+    """What the engine can do, where it is known better than it can be found out."""
+
+    slots: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Sequences in work at once, such as vLLM's `--max-num-seqs`."
+    )
+    context: int | None = Field(default=None, ge=1, description="Tokens of one sequence, prompt and completion.")
+    continuation: bool | None = Field(
+        default=None,
+        description="Whether it goes on with what the assistant has said. Without it there is no beam search.",
+    )
+    logprobs: bool | None = Field(
+        default=None,
+        description="Whether it returns logprobs; without them the strategies whose scorer needs them are not offered. "
+        "Not set: as it is found out, until an answer that was asked for with logprobs comes without.",
+    )
+    top_logprobs: int | None = Field(
+        default=None, ge=0, le=1000, description="Alternatives that may be asked for at a token; the scorers need 5."
+    )
+    logprobs_with_tools: bool | None = Field(
+        default=None, description="Whether it returns logprobs in a stream in which tools may be called too."
+    )
+    structured_output: bool | None = Field(default=None, description="Whether it keeps to a JSON schema.")
+
+
 class Engine(Section):
     """The inference server that does the generating."""
 
@@ -85,10 +110,19 @@ class Engine(Section):
     max_n: int | None = Field(
         default=None, ge=1, le=1024, description="Sequences one call to the engine may ask for. Probed when not set."
     )
-    logprobs: Literal["auto", "always", "never"] = Field(
+    capabilities: Capabilities = Field(
+        default_factory=Capabilities, description="Each is found out where it is not set."
+    )
+    probe_calls: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Whether the engine returns logprobs; without them the strategies whose scorer needs them are not "
-        "offered. `auto`: until an answer that was asked for with logprobs comes without. `always`: whatever it sends.",
+        description="Whether calls of one to four tokens find out at the start what the engine does not say. `auto`: "
+        "of vLLM and llama.cpp; others may be paid by the token.",
+    )
+    probe_timeout_seconds: float = Field(
+        default=10,
+        gt=0,
+        le=600,
+        description="Time for finding out what the engine can do, once it answers; the rest is then assumed.",
     )
     connect_timeout_seconds: float = Field(
         default=5,
@@ -105,6 +139,12 @@ class Engine(Section):
     max_connections: int = Field(default=256, ge=1, le=100_000, description="Connections to the engine open at once.")
     retries: int = Field(
         default=2, ge=0, le=10, description="Attempts after a failed one, as long as nothing has been generated."
+    )
+    load_poll_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=60,
+        description="How often the engine's own metrics are asked what others have in work there; 0 never does.",
     )
     developer_role: Literal["system", "developer", "user"] = Field(
         default="system",

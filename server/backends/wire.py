@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, cast
 
 import aiohttp
@@ -22,7 +22,7 @@ BROKEN = (httpx.HTTPError, aiohttp.ClientError)
 
 async def events(
     response: httpx.Response, *, first_token_timeout: float, idle_timeout: float
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """Parsed `data:` events up to [DONE]. Own code because the SSE libraries buffer a line without bound."""
     buffer = b""
     chunks = response.aiter_raw()

@@ -69,6 +69,7 @@ def as_query(question: Question, plan: Plan, *, seconds: float = _DEADLINE) -> Q
 async def ask(engine: Engine, plan: Plan, question: Question, n: int, ledger: Ledger) -> Sequence[Candidate]:
     """One call of the recording, n at most what the engine takes in one. Raises EngineError."""
     sampler = MeteredSampler(engine, ledger, default_max_tokens=question.max_tokens)
-    top_logprobs = _TOP_LOGPROBS if engine.logprobs else None
+    returned = engine.logprobs and (engine.logprobs_with_tools or not question.tools)
+    top_logprobs = _TOP_LOGPROBS if returned else None
     async with aclosing(sampler.draw(as_query(question, plan), n=n, top_logprobs=top_logprobs)) as drawn:
         return [candidate async for candidate in drawn]

@@ -38,6 +38,10 @@ class Paced:
     def logprobs(self) -> bool:
         return self._engine.logprobs
 
+    @property
+    def logprobs_with_tools(self) -> bool:
+        return self._engine.logprobs_with_tools
+
     async def sample(
         self,
         query: Query,

@@ -285,7 +285,7 @@ def _call(call: Timed) -> Values:
         "id": call.id,
         "recorded": call.recorded,
         "prompt_tokens": stats.prompt_tokens,
-        "running": stats.running,
+        "running": stats.running + stats.others,
         "added": stats.added,
         "first_token_seconds": cast("float", stats.first_token_seconds),
         "seconds": stats.seconds - stats.held_seconds,

@@ -174,6 +174,11 @@ class Metrics:
         self.engine_running = Gauge(
             "apportion_engine_running_sequences", "Sequences this gateway has in work on the engine.", registry=r
         )
+        self.engine_others = Gauge(
+            "apportion_engine_other_sequences",
+            "Sequences of others on the engine, in work or waiting, by its own metrics; 0 where it has none.",
+            registry=r,
+        )
         self.in_flight = Gauge("apportion_requests_in_flight", "Requests being served.", registry=r)
         self.build = Info("apportion_build", "Version and models.", registry=r)
         self.build.info({"version": VERSION})

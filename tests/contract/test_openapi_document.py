@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import threading
 from collections import Counter
@@ -69,6 +70,22 @@ def test_it_describes_the_bodies_that_are_really_taken(path: str, model: type[Ba
     schemas = document["components"]["schemas"]
     assert set(schemas[model.__name__]["properties"]) == set(model.model_fields)
     assert {"strategy", "max_total_tokens", "deadline_ms"} <= set(schemas["Options"]["properties"])
+
+
+def test_it_describes_what_ready_says_of_the_engine() -> None:
+    document = document_of()
+    answers = document["paths"]["/ready"]["get"]["responses"]
+    for status in ("200", "503"):
+        shown = answers[status]["content"]["application/json"]["schema"]
+        assert shown == {"$ref": "#/components/schemas/Readiness"}
+    schemas = document["components"]["schemas"]
+    assert set(schemas["Readiness"]["properties"]) == {
+        "status", "problem", "engine", "off", "decided_by", "model_version",
+    }  # fmt: skip
+    assert set(schemas["Capability"]["properties"]["known_from"]["enum"]) == {"told", "seen", "assumed", "configured"}
+    referred = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(document)))
+    assert referred <= set(schemas)
+    assert "HTTPValidationError" not in schemas
 
 
 def test_every_operation_says_how_it_fails_and_none_says_fastapis_422() -> None:

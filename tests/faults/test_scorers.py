@@ -557,7 +557,9 @@ async def test_an_unknown_scorer_is_a_400_that_names_the_known_ones() -> None:
 
 async def test_without_logprobs_strategies_that_need_them_are_not_offered_and_the_table_says_why() -> None:
     async with running() as engine:
-        config = Config.model_validate({**NO_ALGEBRA, "engine": {"url": engine.url, "logprobs": "never"}})
+        config = Config.model_validate(
+            {**NO_ALGEBRA, "engine": {"url": engine.url, "capabilities": {"logprobs": False}}}
+        )
         app = create_app(config)
         async with app.router.lifespan_context(app):
             gateway = cast("Gateway", app.state.gateway)
@@ -573,9 +575,9 @@ async def test_without_logprobs_strategies_that_need_them_are_not_offered_and_th
                 assert "self_certainty needs logprobs" in named["reason"]
 
 
-@pytest.mark.parametrize(("logprobs", "strategy"), [("auto", "single"), ("always", "best_of_n@3")])
+@pytest.mark.parametrize(("logprobs", "strategy"), [(None, "single"), (True, "best_of_n@3")])
 async def test_an_engine_that_was_asked_for_logprobs_and_sent_none_is_not_asked_again(
-    logprobs: str, strategy: str
+    logprobs: bool | None, strategy: str
 ) -> None:
     """Unless the operator says that it sends them always."""
 
@@ -584,7 +586,7 @@ async def test_an_engine_that_was_asked_for_logprobs_and_sent_none_is_not_asked_
         return [words("\\boxed{8}")]
 
     async with running(script=mute) as engine:
-        config = Config.model_validate({"engine": {"url": engine.url, "logprobs": logprobs}})
+        config = Config.model_validate({"engine": {"url": engine.url, "capabilities": {"logprobs": logprobs}}})
         app = create_app(config)
         async with app.router.lifespan_context(app):
             gateway = cast("Gateway", app.state.gateway)

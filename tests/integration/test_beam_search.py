@@ -162,7 +162,7 @@ class Recording(httpx.AsyncBaseTransport):
 @pytest.fixture
 async def recording(gateway: Live) -> AsyncGenerator[tuple[OpenAIEngine, Recording], None]:
     transport = Recording()
-    engine = OpenAIEngine(EngineSettings(url=gateway.engine_url), transport=transport)
+    engine = OpenAIEngine(EngineSettings(url=gateway.engine_url, probe_calls="never"), transport=transport)
     await engine.probe()
     yield engine, transport
     await engine.aclose()

@@ -411,9 +411,9 @@ async def test_a_beam_search_goes_on_with_the_clients_unfinished_message(dialect
 
 
 async def test_the_ends_of_steps_leave_a_clients_own_stops_their_room() -> None:
-    """OpenAI's own API takes four; vLLM and llama.cpp take any number."""
+    """OpenAI's API and vLLM's chats take four; llama.cpp takes any number."""
     own = ["A", "B", "C", "D"]
-    for dialect, sent in ((PLAIN, own), (VLLM, [*own, "\n\n"])):
+    for dialect, sent in ((VLLM, own), (LLAMA_CPP, [*own, "\n\n"])):
         async with running(dialect) as engine, serving(engine.url) as served:
             response: httpx.Response = await served.chat("beam_search@1x2", stop=own)
             assert response.status_code == 200

@@ -130,18 +130,23 @@ async def test_vllm_is_recognised_with_its_models_and_context() -> None:
         profile = made.engine.profile
         assert (profile.name, profile.models, profile.context) == ("vllm", ("tiny", "tiny-lora"), 2048)
         assert made.engine.max_n == 64
+        assert profile.slots is None, "vLLM does not say how many sequences it takes at once"
+        assert profile.signals.waiting == "vllm:num_requests_waiting"
 
 
 async def test_llama_cpp_is_recognised_and_its_slots_limit_a_call() -> None:
     async with running(LLAMA_CPP) as engine, client(engine) as made:
         profile = made.engine.profile
         assert (profile.name, profile.models, profile.context) == ("llama.cpp", ("tiny",), 1024)
-        assert made.engine.max_n == 4
+        assert made.engine.max_n == profile.slots == 4
+        assert profile.signals.names == ("llamacpp:requests_processing", "llamacpp:requests_deferred")
 
 
 async def test_llama_cpp_behind_something_that_hides_its_settings_is_asked_for_one_choice_a_call() -> None:
-    async with running(replace(LLAMA_CPP, props=None)) as engine, client(engine) as made:
+    """Where it may not be tried."""
+    async with running(replace(LLAMA_CPP, props=None)) as engine, client(engine, probe_calls="never") as made:
         assert (made.engine.profile.name, made.engine.max_n) == ("llama.cpp", 1)
+        assert made.engine.profile.slots is None
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,7 @@ async def test_llama_cpp_behind_something_that_hides_its_settings_is_asked_for_o
 )
 async def test_a_context_that_is_no_number_is_not_known(dialect: Dialect) -> None:
     """Later it is calculated with; and the asking must not end with an error that nobody sees."""
-    async with running(dialect) as engine, client(engine) as made:
+    async with running(dialect) as engine, client(engine, probe_calls="never") as made:
         assert made.engine.profile.context is None
         assert made.engine.max_n == (1 if dialect.owned_by == "llamacpp" else 64)
 
@@ -164,6 +169,7 @@ async def test_an_unknown_engine_gets_the_common_denominator() -> None:
     """No context, 16 choices a call, no field that only one engine knows."""
     async with running(PLAIN) as engine, client(engine) as made:
         assert (made.engine.profile.name, made.engine.profile.context, made.engine.max_n) == ("openai", None, 16)
+        assert made.engine.profile.signals.names == ()
         await made.all(n=2, stop=("\n\n",), prefix="So")
         assert set(engine.requests[0].body) == {
             "model", "messages", "stream", "stream_options", "max_tokens", "n", "stop",
@@ -308,7 +314,7 @@ async def test_an_answer_without_text_says_nothing_about_logprobs() -> None:
 
 @pytest.mark.parametrize("logprobs", [True, False])
 async def test_what_is_set_about_logprobs_holds_whatever_the_engine_sends(logprobs: bool) -> None:
-    async with running(script=mute) as engine, client(engine, logprobs=logprobs) as made:
+    async with running(script=mute) as engine, client(engine, capabilities={"logprobs": logprobs}) as made:
         await made.all(top_logprobs=5)
         assert made.engine.logprobs is logprobs
         engine.script = script_of(words("a b"))
@@ -442,7 +448,7 @@ async def test_the_url_may_end_in_v1() -> None:
 
 
 async def test_connections_to_vllm_are_kept() -> None:
-    async with running(VLLM) as engine, client(engine) as made:
+    async with running(VLLM) as engine, client(engine, probe_calls="never") as made:
         for _ in range(4):
             await made.all()
         assert engine.connections == 1

@@ -101,6 +101,17 @@ async def test_what_the_request_asks_for_reaches_the_engine(out: Path) -> None:
     assert body["max_tokens"] == 10
 
 
+async def test_an_engine_that_returns_no_logprobs_with_tools_is_not_asked_for_them(out: Path) -> None:
+    """llama.cpp refuses such a call."""
+    tool = {"type": "function", "function": {"name": "add"}}
+    questions = [question("a", tools=(tool,), verifier="agreement"), question("b")]
+    async with running(replace(VLLM, logprobs_with_tools=False), Script()) as server:
+        pools = await recorded(server, questions, PLAN, out)
+        asked = {bool(request.body.get("tools")): request.body.get("logprobs") for request in server.requests}
+    assert sizes(pools) == {"a": 8, "b": 8}
+    assert asked == {True: None, False: True}
+
+
 async def test_more_samples_go_where_answers_disagree(out: Path) -> None:
     """Three agree with themselves, one does not: the tokens that the first samples leave go there first."""
     questions = [question(name) for name in "abcd"]

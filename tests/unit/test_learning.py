@@ -24,7 +24,7 @@ from router.learning import Trained, train
 from router.odds import log_odds
 from router.questions import Question
 from router.reliability import reliability
-from router.speed import Load
+from router.speed import Factors, Load
 from router.summary import table
 from router.training import conformal_factor, examples, fit, folds, length_rows
 from strategies.spec import StrategySpec
@@ -106,7 +106,9 @@ def test_company_and_more_sequences_than_a_call_ever_had_are_slower(trained: Tra
 
 def test_a_slower_engine_than_at_training_scales_the_seconds_and_nothing_else(trained: Trained) -> None:
     usual = trained.model.predict(features_of(POOLS[0].question), MENU, Load(), max_tokens=64)
-    slow = trained.model.predict(features_of(POOLS[0].question), MENU, Load(correction=3.0), max_tokens=64)
+    slow = trained.model.predict(
+        features_of(POOLS[0].question), MENU, Load(correction=Factors(first_token=3.0, per_token=3.0)), max_tokens=64
+    )
     for one, other in zip(usual, slow, strict=True):
         assert other.seconds == pytest.approx(3 * one.seconds)
         assert (other.accuracy, other.tokens) == (one.accuracy, one.tokens)

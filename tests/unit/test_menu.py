@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from router.menu import not_offered
+from router.menu import Abilities, not_offered
 from strategies.spec import StrategySpec
+from strategies.types import Json
 from tests.fakes import ask
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -46,4 +48,26 @@ def test_what_can_not_work_on_a_query_is_not_offered(spec: str, fields: dict[str
     ],
 )
 def test_without_logprobs_scorers_that_need_them_are_not_offered(spec: str, why: str) -> None:
-    assert not_offered(StrategySpec.parse(spec), ask(), max_candidates=16, logprobs=False) == why
+    assert not_offered(StrategySpec.parse(spec), ask(), max_candidates=16, abilities=Abilities(logprobs=False)) == why
+
+
+@pytest.mark.parametrize(
+    ("spec", "abilities", "tools", "why"),
+    [
+        ("beam_search@2x2", Abilities(continuation=False), (), "which the engine does not"),
+        ("best_of_n@4", Abilities(continuation=False), (), ""),
+        ("best_of_n@4:self_certainty", Abilities(top_logprobs=3), (), "needs logprobs of 5 alternatives"),
+        ("best_of_n@4:self_certainty", Abilities(top_logprobs=5), (), ""),
+        ("best_of_n@4:mean_logprob", Abilities(top_logprobs=0), (), ""),  # it looks at the chosen tokens only
+        ("best_of_n@4", Abilities(logprobs_with_tools=False), TOOLS, "does not return with tools"),
+        ("best_of_n@4", Abilities(logprobs_with_tools=False), (), ""),
+        ("majority_vote@4", Abilities(logprobs_with_tools=False), TOOLS, ""),
+        ("single", Abilities(continuation=False, logprobs=False, top_logprobs=0), TOOLS, ""),
+    ],
+)
+def test_what_the_engine_lacks_for_an_entry_is_named(
+    spec: str, abilities: Abilities, tools: Sequence[Json], why: str
+) -> None:
+    told = not_offered(StrategySpec.parse(spec), ask(tools=tools), max_candidates=16, abilities=abilities)
+    assert why in told
+    assert bool(told) == bool(why)
