@@ -53,7 +53,8 @@ def cost(content: bytes, *, generates: bool, cap: int) -> Cost:
 
 def _written(read: Cost, body: Mapping[str, Any], cap: int) -> Cost:
     """With what is written. Raises InvalidRequest when it may be more than the cap."""
-    choices = max(1, *(_number(body.get(name)) for name in _CHOICES)) * _prompts(body.get("prompt"))
+    of_each = max(1, *(_number(body.get(name)) for name in _CHOICES))
+    choices = of_each * _several(body.get("prompt")) * _several(body.get("messages"))
     name, each = max(((name, _number(body.get(name))) for name in _LIMITS), key=itemgetter(1))
     if each * choices > cap:
         over = f" for {choices} choices comes to {each * choices} tokens" if choices > 1 else f" is {each}"
@@ -106,7 +107,8 @@ def _is_below_0(value: object) -> bool:
         return False
 
 
-def _prompts(prompt: object) -> int:
-    """How many there are: texts, or lists of tokens; a list of tokens alone is one."""
-    several = cast("list[object]", prompt) if isinstance(prompt, list) else []
-    return max(1, sum(isinstance(each, str | list) for each in several))
+def _several(asked: object) -> int:
+    """How many texts are asked for at once: prompts are texts or lists of tokens, where a list of tokens alone is one;
+    conversations are lists of messages, where a list of messages alone is one (vLLM's /v1/chat/completions/batch)."""
+    items = cast("list[object]", asked) if isinstance(asked, list) else []
+    return max(1, sum(isinstance(each, str | list) for each in items))

@@ -211,6 +211,15 @@ def test_what_an_answer_may_come_to(fields: dict[str, Any], most: int) -> None:
     assert cost(dumped(model="m", **fields), generates=True, cap=1000).completion == most
 
 
+def test_every_conversation_of_a_batch_costs() -> None:
+    said = {"role": "user", "content": "Hi"}
+    assert cost(dumped(messages=[said, said], max_tokens=100), generates=True, cap=300).completion == 100
+    batch = dumped(messages=[[said], [said, said], [said]], max_tokens=100)
+    assert cost(batch, generates=True, cap=300).completion == 300
+    with pytest.raises(InvalidRequest, match="max_tokens for 3 choices comes to 300 tokens: the most is 299"):
+        cost(batch, generates=True, cap=299)
+
+
 def test_more_than_the_cap_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="max_tokens for 4 choices comes to 400 tokens: the most is 300") as caught:
         cost(dumped(max_tokens=100, n=4), generates=True, cap=300)
