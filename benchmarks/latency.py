@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import platform
 import random
 import shlex
@@ -161,7 +162,7 @@ async def measured(options: argparse.Namespace) -> dict[str, Any]:
             phases.append(await phase(client, questions, model, clients=4, others=OTHERS, seconds=options.seconds))
     return {
         "command": f"python -m benchmarks.latency {shlex.join(sys.argv[1:])}",
-        "machine": platform.platform(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "phases": [asdict(each) for each in phases],
         "table": shown(phases),
     }

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import random
 import shlex
@@ -213,7 +214,7 @@ async def measured(options: argparse.Namespace) -> dict[str, Any]:
                 print(shown(cells[-1:]).splitlines()[1], file=sys.stderr)
     return {
         "command": f"python -m benchmarks.load {shlex.join(sys.argv[1:])}",
-        "machine": platform.platform(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "capacity": single,
         "terms": asdict(terms),
         "cells": [asdict(each) for each in cells],
