@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from tests.serving import Served, serving
 from tests.vllm.conftest import Vllm
 
-PATIENCE = 60.0  # seconds, on a machine of two cores on which vLLM has both
+PATIENCE = 300.0  # seconds: vLLM has both cores of a small machine, and such a machine can stand still for a minute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +29,19 @@ class Front:
         body = {"seed": 7, "max_tokens": 16, "model": self.vllm.model, **fields}
         return await self.served.chat(strategy, content=content, **body)
 
-    async def running(self, wanted: int) -> None:
-        """Until vLLM itself says that it has so many sequences in work: 0, or at least so many."""
-        for _ in range(int(PATIENCE / 0.05)):
+    async def running(self, wanted: int, asking: asyncio.Task[httpx.Response] | None = None) -> None:
+        """Until vLLM itself says that it has so many sequences in work: 0, or at least so many.
+
+        asking: that is to bring them about; when it ends before, it is told how."""
+        ends = time.monotonic() + PATIENCE
+        while time.monotonic() < ends:
             found = await self.vllm.total("vllm:num_requests_running") + await self.vllm.total(
                 "vllm:num_requests_waiting"
             )
             if found >= wanted if wanted else not found:
                 return
+            if asking is not None and asking.done():
+                raise AssertionError(f"it ended before vLLM had it in work: {asking.result().text}")
             await asyncio.sleep(0.05)
         raise AssertionError(f"vLLM had not {wanted} sequences in work within {PATIENCE:g} s, but {found:g}")
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.vllm.conftest import Vllm
-from tests.vllm.front import Front, front
+from tests.vllm.front import PATIENCE, Front, front
 
 pytestmark = pytest.mark.anyio
 STRATEGIES = ("single", "majority_vote@4", "best_of_n@4", "beam_search@2x2")
@@ -22,7 +22,8 @@ BUDGET = {"max_total_tokens": 16_000, "deadline_ms": 300_000}
 @pytest.fixture
 async def gateway(vllm: Vllm) -> AsyncGenerator[Front]:
     budgets = {"cap_total_tokens": 32_000, "cap_deadline_ms": 600_000}
-    async with front(vllm, budgets=budgets) as gateway:
+    patient = {"first_token_timeout_seconds": PATIENCE, "idle_timeout_seconds": PATIENCE}
+    async with front(vllm, budgets=budgets, engine=patient) as gateway:
         await gateway.running(0)
         yield gateway
 
@@ -31,7 +32,7 @@ async def gateway(vllm: Vllm) -> AsyncGenerator[Front]:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 async def test_a_client_that_leaves_takes_its_work_along(gateway: Front, strategy: str, stream: bool) -> None:
     asking = asyncio.create_task(gateway.chat(strategy, stream=stream, apportion=BUDGET, **LONG))
-    await gateway.running(1)
+    await gateway.running(1, asking)
     asking.cancel()
     with suppress(asyncio.CancelledError):
         await asking
@@ -91,9 +92,9 @@ async def test_at_the_deadline_it_has_nothing_left_to_do(gateway: Front, strateg
 
 async def test_passed_on_requests_are_let_go_too(gateway: Front) -> None:
     body = {"model": gateway.vllm.model, "prompt": "Once", "max_tokens": 1500, "ignore_eos": True}
-    async with httpx.AsyncClient(base_url=gateway.served.client.base_url, trust_env=False, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=gateway.served.client.base_url, trust_env=False, timeout=PATIENCE) as client:
         asking = asyncio.create_task(client.post("/v1/completions", json=body))
-        await gateway.running(1)
+        await gateway.running(1, asking)
         asking.cancel()
         with suppress(asyncio.CancelledError):
             await asking

