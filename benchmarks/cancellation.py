@@ -1,8 +1,9 @@
 """How soon the engine is idle after work has become useless: python -m benchmarks.cancellation [--times 10]
 
-The real gateway in front of the embedded engine, over HTTP. Milliseconds from the moment at which the client has gone,
-or has its answer, until the engine's own metrics say that nothing is running. They answer between two steps of
-generation, so a step is the least that can be seen.
+The real gateway in front of the embedded engine, over HTTP; with --engine-url in front of the engine that is there, a
+vLLM or a llama.cpp that nobody else uses. Milliseconds from the moment at which the client has gone, or has its answer,
+until the engine's own metrics say that nothing is running or waiting. They answer between two steps of generation, so a
+step is the least that can be seen.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from server.backends.load import summed
 from server.config import load_config
 from server.serving import serving
 
@@ -71,6 +73,10 @@ async def settled(client: httpx.AsyncClient) -> bool:
     return reply.json()["apportion"]["cut_short"] == "consensus"
 
 
+GAUGES = (
+    "llamacpp:requests_processing", "llamacpp:requests_deferred",
+    "vllm:num_requests_running", "vllm:num_requests_waiting",
+)  # fmt: skip
 CAUSES: Mapping[str, Cause] = {
     "client left a stream": leave_stream,
     "client left, single": leave("single"),
@@ -84,19 +90,25 @@ CAUSES: Mapping[str, Cause] = {
 
 
 async def running(engine: httpx.AsyncClient) -> int:
-    page = (await engine.get("/metrics")).text
-    names = ("llamacpp:requests_processing ", "llamacpp:requests_deferred ")
-    return sum(int(float(line.split()[1])) for line in page.splitlines() if line.startswith(names))
+    page = (await engine.get("/metrics")).raise_for_status().text
+    values = [summed(page, [name]) for name in GAUGES]
+    known = [value for value in values if value is not None]
+    if not known:
+        sys.exit("the engine's metrics do not tell what is running")
+    return round(sum(known))
 
 
-async def measure(times: int) -> dict[str, list[float]]:
-    overrides: dict[str, Any] = {"engine.embedded.threads": 1, "engine.embedded.port": PORT, "server.port": PORT + 1}
-    config = load_config(Path("configs/demo.yaml"), overrides=overrides)
+async def measure(times: int, engine_url: str | None) -> dict[str, list[float]]:
+    if engine_url is None:
+        overrides: dict[str, Any] = {"engine.embedded.threads": 1, "engine.embedded.port": PORT}
+    else:
+        overrides = {"engine.kind": "openai", "engine.url": engine_url}
+    config = load_config(Path("configs/demo.yaml"), overrides={**overrides, "server.port": PORT + 1})
     found: dict[str, list[float]] = {}
     async with (
         serving(config) as (url, _),
         httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{PORT}", timeout=60, trust_env=False) as engine,
+        httpx.AsyncClient(base_url=engine_url or f"http://127.0.0.1:{PORT}", timeout=60, trust_env=False) as engine,
     ):
         while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - the state of another process
             await asyncio.sleep(0.1)
@@ -122,9 +134,10 @@ def table(found: Mapping[str, Sequence[float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--engine-url", help="an engine that is there, instead of the embedded one")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cancellation.json"))
     options = parser.parse_args()
-    found = asyncio.run(measure(options.times))
+    found = asyncio.run(measure(options.times, options.engine_url))
     print(table(found))
     command = shlex.join(["python", "-m", "benchmarks.cancellation", *sys.argv[1:]])
     options.out.write_text(json.dumps({"command": command, "milliseconds": found}, indent=2) + "\n")

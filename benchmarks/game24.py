@@ -103,12 +103,12 @@ def longest(games: Games, n: int) -> Floats:
 
 
 def wave_seconds(games: Games, n: int) -> Floats:
-    speed = Prior().speed(0, 0, n)
+    (speed,) = Prior().speeds([(0, 0, n)])
     return speed.first_token + speed.per_token * longest(games, n)
 
 
 def search_seconds(games: Games, at_work: float) -> Floats:
-    speed = Prior().speed(0, 0, round(at_work))
+    (speed,) = Prior().speeds([(0, 0, round(at_work))])
     return CALLS * speed.first_token + speed.per_token * games.searched / at_work
 
 

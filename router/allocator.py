@@ -13,7 +13,8 @@ from router.menu import CAN_ALL, SINGLE, Abilities, not_offered
 from router.policy import choose
 from router.predictors import Predictor
 from router.scoring import Scoring
-from router.speed import Load
+from router.sharing import Speeds, shared
+from router.speed import Load, Speed
 from router.stopper import Stopper
 from router.stopping import ByPrice, Spending, threshold_at
 from router.verified import until_right
@@ -74,6 +75,8 @@ class Allocator:
             for row in rows
         ]
         left = query.budget.deadline - now
+        if asked is None:  # who asks for a strategy gets it
+            rows = shared(rows, load, self._speeds(features, load), seconds_left=left)
         stopper = self.predictor.stopper
         place = stopper.place(features) if stopper is not None else None
         threshold = stop_threshold if asked is None else stop_threshold or SETTLED
@@ -113,6 +116,15 @@ class Allocator:
             ),
             familiar=place.familiar if place is not None else None,
         )  # fmt: skip
+
+    def _speeds(self, features: Features, load: Load) -> Speeds:
+        prompt = features.values["prompt_tokens"]
+
+        def speeds(calls: Sequence[tuple[int, int]]) -> Sequence[Speed]:
+            found = self.predictor.speeds([(prompt, running, added) for running, added in calls])
+            return [speed.slowed(load.correction) for speed in found]
+
+        return speeds
 
     def _predictions(
         self, query: Query, features: Features, specs: Sequence[StrategySpec], load: Load

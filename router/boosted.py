@@ -213,8 +213,8 @@ class Boosted:
         logs = sorted(float(predict(self.quantiles[q], row)[0]) for q in QUANTILES)
         return exp(logs[QUANTILES.index(0.9)]) - 1
 
-    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
-        return self.speed_model.speeds([(prompt_tokens, running, added)])[0]
+    def speeds(self, calls: Sequence[tuple[float, int, int]]) -> Sequence[Speed]:
+        return self.speed_model.speeds(calls)
 
     def _speeds(self, prompt: float, load: Load, specs: Sequence[StrategySpec]) -> dict[StrategySpec, Speed]:
         sizes = list(dict.fromkeys(spec.draws for spec in specs))

@@ -51,8 +51,9 @@ class Predictor(Protocol):
         """One row a spec, in order. max_tokens: what one candidate may have at most."""
         ...
 
-    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
-        """Seconds of one engine call of `added` sequences beside `running` ones, before any online correction."""
+    def speeds(self, calls: Sequence[tuple[float, int, int]]) -> Sequence[Speed]:
+        """Seconds of engine calls, before any online correction. Calls: prompt tokens, sequences already running,
+        sequences added."""
         ...
 
 
@@ -116,9 +117,9 @@ class Prior:
         agree = can_agree(features.values)
         return [self._row(spec, load, max_tokens=max_tokens, agree=agree) for spec in specs]
 
-    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
-        crowd = 1 + (running + added) / 32
-        return Speed(first_token=0.5 * crowd, per_token=0.02 * crowd)
+    def speeds(self, calls: Sequence[tuple[float, int, int]]) -> Sequence[Speed]:
+        crowds = [1 + (running + added) / 32 for _, running, added in calls]
+        return [Speed(first_token=0.5 * crowd, per_token=0.02 * crowd) for crowd in crowds]
 
     def _row(self, spec: StrategySpec, load: Load, *, max_tokens: int, agree: bool) -> Prediction:
         each = min(256.0, max(1.0, max_tokens / 3))
@@ -126,7 +127,7 @@ class Prior:
         if spec.verified:
             gain, agree = one_right(_ONE, spec.n) - _ONE, True  # a verifier sees what is right where no vote could
         better = {"single": 0.0, "majority_vote": 0.0, "best_of_n": 0.005, "beam_search": 0.02}[spec.method]
-        speed = self.speed(0, load.sequences, spec.draws).slowed(load.correction)
+        speed = self.speeds([(0, load.sequences, spec.draws)])[0].slowed(load.correction)
         return Prediction(
             spec=spec,
             accuracy=_ONE + (gain + better if agree else 0.0),

@@ -29,6 +29,7 @@ class Load:
 
     running: int = 0  # sequences of this gateway in work
     others: int = 0  # sequences of others, in work or waiting, as far as the engine tells
+    arrivals: float = 0.0  # requests a second that this gateway has got lately
     correction: Factors = Factors()
     widths: Widths = _AS_PREDICTED
 

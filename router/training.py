@@ -334,6 +334,6 @@ def speed_errors(data: Examples, boosters: Sequence[Boosted]) -> Floats:
     ratios: list[float] = []
     for model, part in zip(boosters, data.call_parts(len(boosters)), strict=True):
         for call in (data.calls[i] for i in part):
-            speed = model.speed(call.prompt_tokens, call.running, call.added)
+            speed = model.speeds([(call.prompt_tokens, call.running, call.added)])[0]
             ratios.append(call.seconds / (speed.first_token + call.longest * speed.per_token))
     return np.array(ratios)

@@ -11,6 +11,7 @@ from router.allocator import Allocator
 from router.coverage import Coverage
 from router.features import Features
 from router.scoring import Scoring
+from router.sharing import Arrivals
 from router.speed import Correction, Load
 from server.access.caller import account
 from server.backends.calls import CallStats
@@ -56,6 +57,7 @@ class Pipeline:
     equivalence: Equivalence | None = None
     coverage: Coverage
     correction: Correction = field(default_factory=Correction)
+    arrivals: Arrivals = field(default_factory=Arrivals)
     record: Record | None = None  # where outcomes are kept; must not wait
 
     def menu(self, profile: str) -> Sequence[StrategySpec]:
@@ -68,14 +70,21 @@ class Pipeline:
         Raises BudgetInfeasible.
         """
         started = time.perf_counter()
-        load = Load(running=running, others=others, correction=self.correction.factors, widths=self.coverage.widths)
-        # what is kept for selecting and sending the answer is not there for sampling
-        now = time.monotonic() + self.config.budgets.deadline_margin_ms / 1000
+        now = time.monotonic()
+        load = Load(
+            running=running,
+            others=others,
+            arrivals=self.arrivals.rate(now),
+            correction=self.correction.factors,
+            widths=self.coverage.widths,
+        )
+        self.arrivals.observe(now)
         features, allocation = self.allocator.explain(
             query,
             self.menu(query.profile),
             load,
-            now=now,
+            # what is kept for selecting and sending the answer is not there for sampling
+            now=now + self.config.budgets.deadline_margin_ms / 1000,
             stop_threshold=self._stop_threshold(query),
             scoring=Scoring(costs=self.scorers.costs, step_tokens=self.config.strategies.beam_step_tokens),
         )
@@ -102,7 +111,7 @@ class Pipeline:
             return
         after = call.seconds - call.held_seconds - call.first_token_seconds
         self.correction.observe(
-            self.allocator.predictor.speed(call.prompt_tokens, call.running + call.others, call.added),
+            self.allocator.predictor.speeds([(call.prompt_tokens, call.running + call.others, call.added)])[0],
             # a text that is gone on with is in the engine's cache as a rule
             first_token=None if call.continued else call.first_token_seconds,
             per_token=after / (call.longest - 1) if call.longest >= _TELLING else None,

@@ -5,13 +5,14 @@ The engine is scripted (tests/fake_engine.py).
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from strategies.spec import StrategySpec
-from strategies.types import Prediction
+from strategies.types import Allocation, Budget, Prediction
 from tests.fake_engine import VLLM, metrics_page, running, until
 from tests.fakes import ask
 from tests.serving import Served, serving
@@ -84,6 +85,27 @@ async def test_requests_that_miss_their_bounds_widen_them_for_the_next() -> None
         assert _row(served).seconds_upper > 2 * first.seconds_upper
         told = (await served.chat("best_of_n@4")).json()["apportion"]["predicted"]
         assert told["seconds_upper"] > 2 * first.seconds_upper
+
+
+async def test_while_many_come_none_gets_what_not_all_could_have() -> None:
+    """Though nothing is running at the moment; but who asks for a strategy gets it."""
+    async with running(VLLM) as engine, serving(engine.url) as served:
+        pipeline = served.gateway.pipeline
+
+        def decided(requested: StrategySpec | None = None) -> Allocation:
+            budget = Budget(max_total_tokens=100_000, deadline=time.monotonic() + 30)
+            return pipeline.allocate(ask(budget=budget, requested=requested), running=0)[1]
+
+        alone = decided()
+        for _ in range(200):
+            decided()
+        crowded = decided()
+        assert alone.spec.draws > 1
+        assert crowded.spec.draws == 1
+        assert any(row.reason.endswith("if all requests get it") for row in crowded.predictions)
+        asked = decided(alone.spec)
+        assert asked.spec == alone.spec
+        assert asked.fits
 
 
 def _row(served: Served) -> Prediction:

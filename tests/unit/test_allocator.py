@@ -52,8 +52,8 @@ class Trained:
         empty = {"accuracy": 0.0, "tokens": 0.0, "tokens_upper": 0.0, "seconds": 0.0, "seconds_upper": 0.0}
         return [row if row.spec in self.known else replace(row, **empty, reason="never recorded") for row in rows]
 
-    def speed(self, prompt_tokens: float, running: int, added: int) -> Speed:
-        return Prior().speed(prompt_tokens, running, added)
+    def speeds(self, calls: Sequence[tuple[float, int, int]]) -> Sequence[Speed]:
+        return Prior().speeds(calls)
 
 
 def allocate(

@@ -96,7 +96,7 @@ def test_company_and_more_sequences_than_a_call_ever_had_are_slower(trained: Tra
     model = trained.model
 
     def seconds(running: int, added: int) -> float:
-        speed = model.speed(10, running, added)
+        (speed,) = model.speeds([(10, running, added)])
         return speed.first_token + 20 * speed.per_token
 
     assert model.speed_model.widest == 8
@@ -106,7 +106,7 @@ def test_company_and_more_sequences_than_a_call_ever_had_are_slower(trained: Tra
 
 def test_more_sequences_than_were_recorded_take_longer_in_proportion(trained: Trained) -> None:
     """Trees alone would say of 400 what they know of 16."""
-    some, many = (trained.model.speed(50, running, 1) for running in (99, 399))
+    some, many = trained.model.speeds([(50, running, 1) for running in (99, 399)])
     assert many.per_token == pytest.approx(4 * some.per_token)
     assert many.first_token == pytest.approx(4 * some.first_token)
 
