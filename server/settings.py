@@ -200,6 +200,13 @@ class Profile(Section):
     stop_threshold: float | None = Field(
         default=None, gt=0.5, le=1, description="Instead of `strategies.stop_threshold` for this profile."
     )
+    priority: int = Field(
+        default=0,
+        ge=-1000,
+        le=1000,
+        description="Place in the queue of an engine that has priorities (vLLM's --scheduling-policy priority): lower "
+        "is earlier. Not sent to others.",
+    )
 
 
 class Allocator(Section):

@@ -59,6 +59,7 @@ class Query:
     requested: StrategySpec | None = None  # the strategy the client named, if any
     answer_pattern: str | None = None  # the client's own regular expression (RE2) for the answer in a text
     profile: str = "balanced"
+    priority: int = 0  # in the engine's queue, lower is earlier
 
     @property
     def greedy(self) -> bool:

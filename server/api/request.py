@@ -183,6 +183,7 @@ def to_query(
         requested=controls.requested,
         answer_pattern=_pattern(controls.options.answer_pattern),
         profile=controls.profile,
+        priority=config.profiles[controls.profile].priority,
     )
     return query, controls.options
 

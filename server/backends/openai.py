@@ -226,6 +226,8 @@ class OpenAIEngine:
         }
         if n > 1:
             body["n"] = n
+        if query.priority and profile.priority:
+            body["priority"] = query.priority
         if query.tools:
             body["tools"] = list(query.tools)
         if (seed := body.get("seed")) is not None:

@@ -88,6 +88,10 @@ class Capabilities(Section):
         default=None, description="Whether it returns logprobs in a stream in which tools may be called too."
     )
     structured_output: bool | None = Field(default=None, description="Whether it keeps to a JSON schema.")
+    priority: bool | None = Field(
+        default=None,
+        description="Whether its queue is by a call's priority, such as vLLM's with `--scheduling-policy priority`.",
+    )
 
 
 class Engine(Section):

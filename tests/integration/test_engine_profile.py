@@ -405,3 +405,14 @@ async def test_the_real_llama_cpp_gets_no_call_that_it_would_refuse_for_its_logp
         response = await client.post(f"{gateway.api}/chat/completions", json=asked)
     assert response.status_code == 200
     assert response.json()["apportion"]["strategy"] == "single"
+
+
+@pytest.mark.parametrize(("has", "sent"), [(True, [-5, None]), (False, [None, None])])
+async def test_a_profiles_priority_goes_to_engines_that_have_priorities(has: bool, sent: list[int | None]) -> None:
+    """Others refuse the field, or a value in it."""
+    profiles = {"urgent": {"priority": -5}, "usual": {}}
+    said = {"capabilities": {"priority": has}}
+    async with running(VLLM) as engine, serving(engine.url, engine=said, profiles=profiles) as served:
+        for profile in profiles:
+            assert (await served.chat("single", apportion={"profile": profile})).status_code == 200
+        assert [request.body.get("priority") for request in engine.requests] == sent

@@ -21,7 +21,8 @@ from tests.conftest import ROOT
 
 FOLDER = ROOT / ".venv" / "vllm"
 EAGER = ("--enforce-eager", "--max-model-len", "2048")
-GENERATOR = ("--served-model-name", "smollm2", "--enable-auto-tool-choice", "--tool-call-parser", "hermes", *EAGER)
+_TOOLS = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+GENERATOR = ("--served-model-name", "smollm2", "--scheduling-policy", "priority", *_TOOLS, *EAGER)
 REWARD = ("--served-model-name", "reward", "--runner", "pooling", *EAGER)
 # the same model, asked for a score at every step mark, which is the last of its tokens; a vLLM does either
 _AT_STEPS = '{"task": "token_classify", "tok_pooling_type": "STEP", "step_tag_id": 49152}'

@@ -76,3 +76,12 @@ async def test_what_the_operator_says_is_off_is_off(vllm: Vllm) -> None:
         response = await asked(served, "beam_search@2x2", max_tokens=8)
         assert response.json()["apportion"]["strategy"] == "single"
         assert "needs the assistant's text continued" in response.json()["apportion"]["reason"]
+
+
+@pytest.mark.parametrize("strategy", ["majority_vote@2", "beam_search@1x2"])
+async def test_it_takes_a_profiles_priority(vllm: Vllm, strategy: str) -> None:
+    """Its queue is by priority, which it tells in its development mode only. Else it refuses any but 0."""
+    profiles = {"urgent": {"priority": -5}}
+    async with serving(vllm.url, engine={"capabilities": {"priority": True}}, profiles=profiles) as served:
+        response = await asked(served, strategy, apportion={"profile": "urgent"}, max_tokens=8)
+        assert response.status_code == 200, response.text
