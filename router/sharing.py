@@ -17,10 +17,13 @@ from dataclasses import replace
 from math import exp
 
 from router.speed import Load, Speed
+from strategies.spec import StrategySpec
 from strategies.types import Prediction
 
 _WINDOW = 5.0  # seconds over which arrivals are counted, the latest most
 _ROUNDS = 4  # towards the fixed point; what has not found it by then has grown enough to be seen
+
+_MOST = 100_000  # sequences
 
 Speeds = Callable[[Sequence[tuple[int, int]]], Sequence[Speed]]
 
@@ -49,31 +52,40 @@ def shared(rows: Sequence[Prediction], load: Load, speeds: Speeds, *, seconds_le
     """
     offered = [row for row in rows if not row.reason]
     smallest = min((row.spec.draws for row in offered), default=0)
-    judged = [row for row in offered if row.spec.draws > smallest]
-    if not judged or load.arrivals * max(row.seconds for row in judged) <= 1:
-        return rows
-    alone = [_seconds(row, speed) for row, speed in zip(judged, _at(speeds, judged, [load.sequences]), strict=True)]
-    stretch = [1.0] * len(judged)
+    factors: dict[StrategySpec, float] = {}
+    # those that more company may yet push past the deadline
+    unsure = [row for row in offered if row.spec.draws > smallest and row.seconds_upper <= seconds_left]
+    company = {row.spec: load.sequences for row in unsure}
+    alone: dict[StrategySpec, float] = {}
     for _ in range(_ROUNDS):
-        company = [
-            max(load.sequences, load.others + round((load.arrivals * row.seconds * factor - 1) * row.spec.draws))
-            for row, factor in zip(judged, stretch, strict=True)
-        ]
-        now = [_seconds(row, speed) for row, speed in zip(judged, _at(speeds, judged, company), strict=True)]
-        stretch = [max(1.0, then / before) for then, before in zip(now, alone, strict=True)]
-    factors = {row.spec: factor for row, factor in zip(judged, stretch, strict=True)}
+        more = {row.spec: _company(row, load, factors.get(row.spec, 1.0)) for row in unsure}
+        unsure = [row for row in unsure if more[row.spec] > company[row.spec]]
+        if not unsure:
+            break
+        company |= more
+        if not alone:
+            alone = _seconds(unsure, speeds, [load.sequences] * len(unsure))
+        crowded = _seconds(unsure, speeds, [company[row.spec] for row in unsure])
+        factors |= {row.spec: max(1.0, crowded[row.spec] / alone[row.spec]) for row in unsure}
+        unsure = [row for row in unsure if row.seconds_upper * factors[row.spec] <= seconds_left]
     return [_judged(row, factors.get(row.spec, 1.0), seconds_left) for row in rows]
 
 
-def _at(speeds: Speeds, rows: Sequence[Prediction], company: Sequence[int]) -> Sequence[Speed]:
-    """company: of each row, or one for all."""
-    running = list(company) * (len(rows) if len(company) == 1 else 1)
-    return speeds([(others, row.spec.draws) for others, row in zip(running, rows, strict=True)])
+def _company(row: Prediction, load: Load, factor: float) -> int:
+    """Sequences in work beside a request's own if all get this strategy, which takes so many times its seconds."""
+    requests = load.arrivals * row.seconds * factor - 1
+    return max(load.sequences, load.others + round(min(requests * row.spec.draws, _MOST)))
 
 
-def _seconds(row: Prediction, speed: Speed) -> float:
+def _seconds(rows: Sequence[Prediction], speeds: Speeds, company: Sequence[int]) -> dict[StrategySpec, float]:
     """Of one round with candidates of the mean length: of interest is only how they grow with the load."""
-    return speed.first_token + speed.per_token * row.tokens / row.spec.draws
+    calls = [(running, row.spec.draws) for running, row in zip(company, rows, strict=True)]
+    different = list(dict.fromkeys(calls))
+    known = dict(zip(different, speeds(different), strict=True))
+    return {
+        row.spec: known[call].first_token + known[call].per_token * row.tokens / row.spec.draws
+        for row, call in zip(rows, calls, strict=True)
+    }
 
 
 def _judged(row: Prediction, factor: float, seconds_left: float) -> Prediction:
