@@ -7,7 +7,7 @@ this request's deadline even if every request that arrives got the same: by Litt
     x = (rate * seconds(x) - 1) * draws
 
 sequences of other requests in work, a fixed point that grows from the load of now. Where the engine can't keep up with
-so much there is none, and the seconds grow past any deadline. `single`, or what else is the smallest, always remains.
+so much there is none, and the seconds grow past any deadline. The smallest that fits by itself always remains.
 """
 
 from __future__ import annotations
@@ -50,11 +50,10 @@ def shared(rows: Sequence[Prediction], load: Load, speeds: Speeds, *, seconds_le
 
     speeds: of calls, each given as sequences already running and sequences added, in one go.
     """
-    offered = [row for row in rows if not row.reason]
-    smallest = min((row.spec.draws for row in offered), default=0)
+    fitting = [row for row in rows if not row.reason and row.seconds_upper <= seconds_left]
+    smallest = min((row.spec.draws for row in fitting), default=0)
     factors: dict[StrategySpec, float] = {}
-    # those that more company may yet push past the deadline
-    unsure = [row for row in offered if row.spec.draws > smallest and row.seconds_upper <= seconds_left]
+    unsure = [row for row in fitting if row.spec.draws > smallest]  # that company may yet push past the deadline
     company = {row.spec: load.sequences for row in unsure}
     alone: dict[StrategySpec, float] = {}
     for _ in range(_ROUNDS):

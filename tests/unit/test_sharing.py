@@ -81,6 +81,13 @@ def test_what_is_not_offered_keeps_its_reason() -> None:
     assert [row.reason for row in judged] == ["", "off", "off", "off"]
 
 
+def test_what_fits_by_itself_is_not_given_up_for_a_smaller_one_that_does_not() -> None:
+    load = Load(arrivals=1000.0)
+    slow, *rest = rows(load, ["beam_search@2x2", "majority_vote@8", "best_of_n@16"])
+    judged = shared([replace(slow, seconds_upper=9.0), *rest], load, speeds, seconds_left=2.0)
+    assert [bool(row.reason) for row in judged] == [False, False, True], "the first is the deadline's to judge"
+
+
 @given(
     rate=st.floats(0, 1e4),
     running=st.integers(0, 10_000),
